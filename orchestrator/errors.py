@@ -19,14 +19,15 @@
     │   └── StorageError               STORAGE_ERROR
     │       ├── ObjectNotFound         the key does not exist
     │       └── ObjectExists           a create-only write came second
+    ├── Interrupted                    the process stops; the job goes back to the queue with its checkpoint
     ├── WebhookUndelivered             the backend cannot be reached now
     │   └── WebhookRefused             the backend answered that repeating will not help
     ├── BrokerError                    the queue cannot be reached or did not confirm
     ├── ServiceError                   a local service cannot start; the message names the remedy
     └── ConfigError                    a setting is wrong; the process does not start
 
-Each class carries ``code``, the ``error_code`` that clients see, and ``retryable``, whether another attempt may succeed.
-Policy reads those two and never asks for the class.
+Each class carries ``code``, the ``error_code`` that clients see, and ``retryable``, whether another attempt may
+succeed. Policy reads those two and never asks for the class.
 """
 
 from typing import ClassVar
@@ -133,10 +134,25 @@ class ObjectExists(StorageError):
     retryable = False
 
 
-class WebhookUndelivered(RemarqueError):
-    """The backend did not accept the event this time."""
+class Interrupted(RemarqueError):
+    """The process was asked to stop before the job was done; nothing is lost."""
 
     retryable = True
+
+
+class WebhookUndelivered(RemarqueError):
+    """The backend did not accept the event this time.
+
+    ``status`` is the HTTP status it answered, None where it answered nothing; ``retry_after_s`` is how long it asked
+    us to wait, None where it did not say.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class WebhookRefused(WebhookUndelivered):

@@ -1,12 +1,13 @@
-"""What was asked for and what became of it; things may be missing here, in :class:`~orchestrator.plan.Plan` nothing is."""
+"""What was asked for and what became of it.
+
+In a :class:`Job` things may be missing; in a :class:`~orchestrator.plan.Plan` nothing is.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Position = Literal[
-    "bottom-left", "bottom-center", "bottom-right", "top-left", "top-center", "top-right"
-]
+Position = Literal["bottom-left", "bottom-center", "bottom-right", "top-left", "top-center", "top-right"]
 SignatureSize = Literal["small", "medium", "large"]
 PictureFormat = Literal["png", "jpeg", "webp"]
 
@@ -69,7 +70,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A milestone: ``progress_percent`` is 0, 25, 50, 75, 90 or 100; ``estimated_seconds`` comes from measured steps."""
+    """A milestone: ``progress_percent`` is 0, 25, 50, 75, 90 or 100; the estimate comes from measured steps."""
 
     generation_id: int
     current_step: int
@@ -80,7 +81,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succeeded:
-    """The picture is stored under ``result_url``; ``metadata`` holds the parameters that were used, the seed among them."""
+    """The picture is stored under ``result_url``; ``metadata`` holds the parameters used, the seed among them."""
 
     generation_id: int
     result_url: str
@@ -97,4 +98,31 @@ class Failed:
     retry_count: int
 
 
-Event = Started | Progress | Succeeded | Failed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """One turn of the denoise loop was taken."""
+
+    generation_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """The attempt broke and another one follows after ``delay_s``."""
+
+    generation_id: int
+    attempt: int
+    error_code: str
+    error_message: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedBack:
+    """The job went back to the queue because the process stops; ``checkpointed`` says whether its steps were kept."""
+
+    generation_id: int
+    checkpointed: bool
+
+
+Event = Started | Progress | Stepped | Retried | HandedBack | Succeeded | Failed

@@ -1,0 +1,52 @@
+# Everything a clone needs, without root, Docker or a GPU. `make help` lists the commands.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+STATE ?= .remarque
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := $(STATE)/venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export REMARQUE_STATE := $(STATE)
+
+.PHONY: help demo triton test unit lint clean
+help:  ## This page
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## From a message in the queue to a signed picture and its webhooks
+	@$(BIN)/python -m demo.run
+
+triton: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## Triton with the demo checkpoint, until Ctrl-C
+	@$(BIN)/python -m local.triton --models $(STATE)/models
+
+test: $(VENV)/.test $(STATE)/.services  ## Lint, types and every test
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+unit: $(VENV)/.test  ## The tests that need no service, in seconds
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/.test  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:  ## Forget everything that was installed or built here
+	rm -rf $(STATE)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d is too old; Remarque needs 3.11 or later: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the orchestrator into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e '.[demo]' && touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the test and export tools into $(VENV) (torch among them: minutes on a first run) ..."
+	@$(PIP) install -c constraints.txt torch==2.13.0 && $(PIP) install -c constraints.txt -e '.[test]' && touch $@ $(VENV)/.demo
+
+$(STATE)/.services: local/environment.py | $(BIN)/python
+	@$(BIN)/python -m local.environment && touch $@
+
+$(STATE)/models/.built: $(VENV)/.demo $(shell find demo/checkpoint demo/graphs export model_repository/model.py -type f -not -name '*.pyc' 2>/dev/null)
+	@$(BIN)/python export/build_engines.py --checkpoint demo/checkpoint --runtime onnx --out $(STATE)/models && touch $@

@@ -1,0 +1,137 @@
+"""The import rows of docs/architecture.md, read from the code itself."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Lower rows know nothing of higher ones. A package's files share its row.
+ROWS = {
+    "errors": 1, "config": 1,
+    "job": 2, "diffusion": 2, "imaging": 2,
+    "schema": 3, "plan": 3, "telemetry": 3, "clients": 3, "staging": 3, "checkpoint": 3, "mock": 3,
+    "pipeline": 4,
+    "runner": 5,
+    "worker": 6, "outbox": 6, "api": 6, "generate": 6, "inspect": 6, "dead": 6, "admission": 6,
+    "app": 7, "__main__": 7, "work": 7,
+}  # fmt: skip
+SHARED_LIBRARIES = {"numpy", "PIL"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted(path for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> list[str]:
+    """Absolute module names that a file imports, wherever in the file."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the whole name"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def unit(path: Path) -> str:
+    """The row's key: the file's stem at the top of the package, or the folder below it."""
+    parts = path.relative_to(ROOT / "orchestrator").with_suffix("").parts
+    return parts[0]
+
+
+def module_graph() -> dict[str, set[str]]:
+    modules = {str(p.relative_to(ROOT).with_suffix("")).replace("/", "."): p for p in sources("orchestrator")}
+    graph: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules.items():
+        for target in imported(path):
+            for candidate in (target, target.rpartition(".")[0]):
+                if candidate in modules and candidate != name:
+                    graph[name].add(candidate)
+    return graph
+
+
+@pytest.mark.parametrize("path", sources("orchestrator"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_to_the_same_row_or_a_row_above(path: Path) -> None:
+    here = unit(path)
+    if here == "__init__":
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "orchestrator" and len(parts) > 1 and parts[1] in ROWS:
+            assert ROWS[parts[1]] <= ROWS[here], f"{here} (row {ROWS[here]}) imports {name} (row {ROWS[parts[1]]})"
+
+
+def test_no_module_takes_part_in_an_import_cycle() -> None:
+    graph = module_graph()
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in list(graph):
+        visit(name, ())
+
+
+def test_each_foreign_library_has_one_importer() -> None:
+    importers: dict[str, set[str]] = defaultdict(set)
+    for path in sources("orchestrator"):
+        for name in imported(path):
+            library = name.split(".")[0]
+            if library not in sys.stdlib_module_names and library not in SHARED_LIBRARIES | {"orchestrator"}:
+                importers[library].add(str(path.relative_to(ROOT)))
+    assert {library: files for library, files in importers.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("package", ["orchestrator", "export", "local"])
+def test_packages_keep_out_of_each_other(package: str) -> None:
+    allowed = {"local": {"orchestrator.errors"}}.get(package, set())
+    for path in sources(package):
+        for name in imported(path):
+            for other in {"orchestrator", "export", "local", "demo"} - {package}:
+                if name.split(".")[0] == other:
+                    assert any(name.startswith(a) for a in allowed), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_the_settings_and_the_local_services_read_the_environment() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in sources("orchestrator")
+        if any(n in path.read_text() for n in ("os.environ", "getenv"))
+    }
+    assert readers <= {"orchestrator/__main__.py", "orchestrator/app.py"}, "from_environ takes a mapping"
+
+
+def test_no_orchestrator_module_is_over_350_lines() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in sources("orchestrator") if (n := len(p.read_text().splitlines())) > 350}
+    assert long == {}
+
+
+def test_orchestrator_starts_without_torch_and_quickly() -> None:
+    code = (
+        "import sys, time; t = time.perf_counter(); import orchestrator.__main__;"
+        "print(time.perf_counter() - t, [m for m in ('torch', 'diffusers', 'transformers', 'onnx') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    seconds, heavy = answer.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 2.0
+
+
+def test_constraints_lie_inside_the_ranges_of_pyproject() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    ranges = {r.name: r.specifier for entry in lists for r in map(Requirement, entry)}
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {name: pin for name, pin in pins.items() if name in ranges and not ranges[name].contains(pin)} == {}
