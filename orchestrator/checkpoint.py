@@ -1,0 +1,104 @@
+"""The checkpoint that a built model repository serves: ``remarque.json`` and the tokenizer beside it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
+from orchestrator.errors import ConfigError
+
+FORMAT = 1
+# The edge, in pixels, that a family was trained at; larger squares repeat their subject unless made in two passes.
+NATIVE_SIZE_PX = {"sd1": 512}
+# A family's UNet halves the latents three times, and a latent is 8 px wide.
+SIZE_STEP_PX = {"sd1": 64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What turns latents into rough colours: ``rgb = latents @ matrix + bias``, in 0 to 1."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What the orchestrator must know of the networks it calls, read once at start."""
+
+    name: str
+    family: str
+    weights_sha256: str
+    models: Mapping[str, str]
+    scheduler: Mapping[str, Any]
+    latent_channels: int
+    vae_scale_factor: int
+    cross_attention_dim: int
+    max_tokens: int
+    min_size_px: int
+    max_size_px: int
+    size_step_px: int
+    max_style_rank: int
+    preview: Preview
+    tokenizer: Tokenizer
+
+    @property
+    def native_size_px(self) -> int:
+        return NATIVE_SIZE_PX[self.family]
+
+
+def read_checkpoint(repository: Path) -> CheckpointInfo:
+    """The checkpoint of the model repository in ``repository``.
+
+    Raises:
+        ConfigError: nothing was built there, or something this version does not serve; the sentence says what to run.
+    """
+    path = repository / "remarque.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"MODEL_REPOSITORY is {repository}, where no remarque.json can be read; "
+            "`make triton` builds and serves the demo's models, export/build_engines.py builds any other checkpoint's"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); build the repository again") from error
+    tokenizer = read_tokenizer(repository / "text_encoder" / "tokenizer")
+    try:
+        return _from_fields(fields, tokenizer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} lacks or misstates {error}; build the repository again") from error
+
+
+def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointInfo:
+    """Every field checked once here, so that no job meets a broken repository half-way."""
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format {fields['format']}, where format {FORMAT} is read")
+    if fields["family"] not in NATIVE_SIZE_PX:
+        raise ValueError(f"family {fields['family']}, where {', '.join(NATIVE_SIZE_PX)} is served")
+    texts = ("name", "family", "weights_sha256")
+    mappings = ("models", "scheduler")
+    counts = ("latent_channels", "vae_scale_factor", "cross_attention_dim", "max_tokens", "min_size_px", "max_size_px")
+    for names, kind in ((texts, str), (mappings, dict), (counts, int)):
+        for name in names:
+            if not isinstance(fields[name], kind):
+                raise TypeError(f"{name} {fields[name]!r}")
+    return CheckpointInfo(
+        **{name: fields[name] for name in (*texts, *mappings, *counts)},
+        size_step_px=int(fields.get("size_step_px", SIZE_STEP_PX[fields["family"]])),
+        max_style_rank=int(fields.get("max_style_rank", 0)),
+        preview=_preview(fields["preview"], fields["latent_channels"]),
+        tokenizer=tokenizer,
+    )
+
+
+def _preview(fields: Mapping[str, Any], channels: int) -> Preview:
+    matrix = np.asarray(fields["matrix"], np.float32)
+    bias = np.asarray(fields["bias"], np.float32)
+    if matrix.shape != (channels, 3) or bias.shape != (3,):
+        raise ValueError(f"preview with a matrix {matrix.shape} and a bias {bias.shape}")
+    return Preview(matrix=tuple(map(tuple, matrix.tolist())), bias=tuple(bias.tolist()))
