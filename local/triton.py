@@ -1,0 +1,355 @@
+"""The real ``tritonserver`` on this machine, as long as a ``with`` block or the program that started it.
+
+::
+
+    with LocalTriton(Path("model_repository")) as triton:
+        client = TritonModels(triton.http_url)
+
+``python -m local.triton --models DIR`` runs it in the foreground. It listens on 127.0.0.1 only.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local.environment import Environment, prepare
+from local.keeper import CANNOT_START
+from orchestrator.errors import ServiceError
+
+HOST = "127.0.0.1"
+START_ATTEMPTS = 3
+"""A port found free may be taken before the server binds it; other free ports are then tried."""
+LOG_KEPT_BYTES = 8 << 20
+SHM_BYTES = 64 << 20
+"""Shared memory that each python model starts with; it grows as needed."""
+ROUND_TRIP = "round_trip"
+ROUND_TRIP_REPOSITORY = Path(__file__).resolve().parent / "repository"
+ROUND_TRIP_VALUES = [[1.5, -2.25, 3.0e5], [0.0, 1.0e-3, 7.0]]
+
+_REMEDIES = (
+    (r"GLIBC_[\d.]+' not found", "use a distribution with glibc 2.35 or newer (Debian 12, Ubuntu 22.04)"),
+    (
+        r"loading shared libraries: libpython",
+        "install that libpython, delete the state folder's triton/ and start again",
+    ),
+    (
+        r"loading shared libraries",
+        "install the library named above, or delete the state folder's triton/ and start again",
+    ),
+    (r"cannot be executed", "delete the state folder's triton/ and run python -m local.environment"),
+    (
+        r"unable to find backend library|Unable to find python backend|triton_python_backend_stub.*(No such|not found)",
+        "the python backend is missing: delete the state folder's triton/ and run python -m local.environment",
+    ),
+    (
+        r"[Nn]o module named '?(numpy|openvino|onnxruntime)",
+        "the stub environment is broken: delete the state folder's stub/ and run python -m local.environment",
+    ),
+    (r"No space left on device|[Ss]hared memory", f"enlarge /dev/shm: every model needs {SHM_BYTES >> 20} MiB of it"),
+    (r"failed to load|failed to stat|model repository|not found", "mend the model repository that was given"),
+)
+_ADDRESS_TAKEN = re.compile(r"already in use|Socket .* in use", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the three services listen; 0 takes any free port."""
+
+    http: int = 0
+    grpc: int = 0
+    metrics: int = 0
+
+
+class LocalTriton:
+    """One ``tritonserver`` process, started, proven by a round trip and ended together with this process.
+
+    ``models`` are loaded at the start, all of the repository's where None; others can be loaded later through model
+    control. ``runtime`` and ``threads``, where given, overrule what the models' configurations say. ``grace_s`` is what
+    :meth:`stop` allows calls in flight: an orderly end takes Triton 3 s even when idle, a kill 70 ms.
+    """
+
+    def __init__(
+        self,
+        model_repository: Path,
+        *,
+        models: Sequence[str] | None = None,
+        ports: Ports | None = None,
+        runtime: str | None = None,
+        threads: int | None = None,
+        ready_within_s: float = 300.0,
+        grace_s: float = 0.0,
+        log: Path | None = None,
+    ) -> None:
+        self._repository = model_repository.absolute()
+        self._models = models
+        self._wanted = ports or Ports()
+        self._overrides = {"REMARQUE_RUNTIME": runtime, "REMARQUE_THREADS": None if threads is None else str(threads)}
+        self._ready_within_s = ready_within_s
+        self._grace_s = grace_s
+        self._environment = prepare()
+        self.log = log or self._environment.state / "logs" / "triton.log"
+        self._ports = self._wanted
+        self._keeper: subprocess.Popen[str] | None = None
+        self.server_pid: int | None = None
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{HOST}:{self._ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{HOST}:{self._ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{HOST}:{self._ports.metrics}/metrics"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process runs. Starting a dead one again is up to the caller."""
+        return self._keeper is not None and self._keeper.poll() is None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Return when every model is ready and the round trip was right; else :class:`ServiceError`, nothing left."""
+        self.stop()
+        if not self._repository.is_dir():
+            raise ServiceError(f"{self._repository} is not a folder; name the model repository to serve")
+        _keep_log_short(self.log)
+        for attempt in range(START_ATTEMPTS):
+            self._ports = _resolve(self._wanted)
+            beginning = self.log.stat().st_size
+            self._spawn()
+            try:
+                self._wait_until_ready(beginning)
+                self._prove_round_trip()
+                return
+            except _PortTaken as taken:
+                self.stop()
+                if self._wanted != Ports() or attempt == START_ATTEMPTS - 1:
+                    raise ServiceError(str(taken)) from taken
+            except BaseException:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """End the server in an orderly way within ``grace_s``, then by force. Harmless when it does not run."""
+        keeper, self._keeper, self.server_pid = self._keeper, None, None
+        if keeper is None or keeper.stdin is None or keeper.stdout is None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            keeper.stdin.write(f"{self._grace_s}\n")
+            keeper.stdin.flush()
+        try:
+            keeper.wait(timeout=self._grace_s + 5)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()
+        with contextlib.suppress(BrokenPipeError):
+            keeper.stdin.close()
+        keeper.stdout.close()
+
+    def wait(self) -> int:
+        """Block until the server ends by itself; its exit status."""
+        return self._keeper.wait() if self._keeper else 0
+
+    def _spawn(self) -> None:
+        # A killed python backend leaves its shared memory behind: the keeper removes what carries this server's prefix.
+        prefix = f"remarque_{os.getpid()}_{self._ports.http}_"
+        command = [sys.executable, "-m", "local.keeper", str(self.log), f"/dev/shm/{prefix}", *self._command(prefix)]
+        self._keeper = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parent.parent,
+            env=self._server_environment(os.environ),
+            start_new_session=True,  # Ctrl-C in a terminal reaches the caller, who decides what it means
+        )
+        assert self._keeper.stdout is not None
+        told = self._keeper.stdout.readline()
+        self.server_pid = int(told) if told else None
+
+    def _command(self, shm_prefix: str) -> list[str]:
+        models = ["*"] if self._models is None else [*self._models, ROUND_TRIP]
+        options = {
+            "http-address": HOST,
+            "grpc-address": HOST,
+            "metrics-address": HOST,
+            "http-port": self._ports.http,
+            "grpc-port": self._ports.grpc,
+            "metrics-port": self._ports.metrics,
+            "backend-directory": self._environment.backends,
+            "model-control-mode": "explicit",
+            "allow-gpu-metrics": "false",
+            "http-thread-count": 16,
+            "exit-timeout-secs": 5,
+        }
+        repositories = (self._repository, ROUND_TRIP_REPOSITORY)
+        return [
+            str(self._environment.server),
+            *(f"--{name}={value}" for name, value in options.items()),
+            f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
+            f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+            *(f"--model-repository={folder}" for folder in repositories),
+            *(f"--load-model={name}" for name in models),
+            "--disable-auto-complete-config",  # a python model then loads in 0.1 s instead of 1.4 s
+        ]
+
+    def _server_environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The caller's environment, with the stub's Python first on PATH: the python backend embeds that one."""
+        dropped = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+        kept = {name: value for name, value in inherited.items() if name not in dropped}
+        libraries = [str(self._environment.libraries), kept.get("LD_LIBRARY_PATH", "")]
+        return {
+            **kept,
+            "PATH": os.pathsep.join([str(self._environment.stub / "bin"), kept.get("PATH", os.defpath)]),
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **{name: value for name, value in self._overrides.items() if value is not None},
+        }
+
+    def _wait_until_ready(self, beginning: int) -> None:
+        deadline = time.monotonic() + self._ready_within_s
+        while time.monotonic() < deadline:
+            if not self.alive:
+                raise self._explained(beginning)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self._call("GET", "/v2/health/ready")[0] == http.HTTPStatus.OK:
+                    return
+            time.sleep(0.02)
+        raise ServiceError(
+            f"Triton was not ready after {self._ready_within_s:g} s; allow more (ready_within_s) or see {self.log}"
+        )
+
+    def _explained(self, beginning: int) -> ServiceError:
+        """Why the server ended, from what it logged since ``beginning``, with the remedy."""
+        with self.log.open("rb") as handle:
+            handle.seek(beginning)
+            said = handle.read().decode(errors="replace")
+        if _ADDRESS_TAKEN.search(said):
+            return _PortTaken(_taken(self._ports))
+        for pattern, remedy in _REMEDIES:
+            if found := re.search(f"^.*(?:{pattern}).*$", said, re.MULTILINE):
+                return ServiceError(f"Triton cannot start: {_told(found[0])}; {remedy} (log: {self.log})")
+        status = self._keeper.poll() if self._keeper else CANNOT_START
+        return ServiceError(f"Triton ended with status {status} before it was ready; the reason is in {self.log}")
+
+    def _prove_round_trip(self) -> None:
+        tensor = {"name": "sent", "datatype": "FP32", "shape": [2, 3], "data": ROUND_TRIP_VALUES}
+        status, body = self._call("POST", f"/v2/models/{ROUND_TRIP}/infer", {"inputs": [tensor]})
+        expected = [value for row in ROUND_TRIP_VALUES for value in row]
+        outputs = json.loads(body).get("outputs", [{}]) if status == http.HTTPStatus.OK else [{}]
+        got = outputs[0].get("data", [])
+        if len(got) != len(expected) or any(abs(a - b) > 1e-6 * abs(b) for a, b in zip(got, expected, strict=True)):
+            raise ServiceError(
+                f"Triton's python backend answered {got or body.decode(errors='replace')} for {expected}: its numpy is "
+                f"not 1.26; delete {self._environment.stub} and run python -m local.environment"
+            )
+        self._call("POST", f"/v2/repository/models/{ROUND_TRIP}/unload", {})
+
+    def _call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(HOST, self._ports.http, timeout=10)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+class _PortTaken(ServiceError):
+    """Somebody else listens where the server was told to."""
+
+
+def _taken(ports: Ports) -> str:
+    named = ", ".join(str(port) for port in (ports.http, ports.grpc, ports.metrics))
+    return f"one of the ports {named} on {HOST} is in use; end the program that listens there or choose other ports"
+
+
+def _resolve(wanted: Ports) -> Ports:
+    """Free ports for zeros; a named port that is taken is refused here, before anything starts."""
+    with contextlib.ExitStack() as held:
+        found = []
+        for port in (wanted.http, wanted.grpc, wanted.metrics):
+            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                raise ServiceError(
+                    f"port {port} on {HOST} is in use; end the program that listens there or choose another port"
+                ) from error
+            found.append(probe.getsockname()[1])
+    return Ports(*found)
+
+
+def _told(line: str) -> str:
+    """A log line without severity, time and source position."""
+    return re.sub(r"^[IWE]\d{4} [\d:.]+ +\d+ \S+\] ?", "", line).strip(' "|')
+
+
+def _keep_log_short(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_KEPT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    log.touch()
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.triton", description="Run a local Triton in the foreground.")
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model repository to serve")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="load these models instead of all")
+    parser.add_argument("--http-port", type=int, default=8000, help="default 8000; 0 takes any free port")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="default 8001")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="default 8002")
+    parser.add_argument(
+        "--runtime", help="overrule the models' runtime: auto, openvino-bf16, openvino-f32, onnxruntime-f32"
+    )
+    parser.add_argument("--threads", type=int, help="overrule the models' number of threads")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C, SIGTERM or the server's own end."""
+    chosen = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ports = Ports(chosen.http_port, chosen.grpc_port, chosen.metrics_port)
+    try:
+        with LocalTriton(
+            chosen.models, models=chosen.only, ports=ports, runtime=chosen.runtime, threads=chosen.threads, grace_s=10.0
+        ) as triton:
+            print(f"Triton serves {chosen.models} at {triton.http_url} (log: {triton.log})", flush=True)
+            status = triton.wait()
+            print(f"Triton ended with status {status}; see {triton.log}", file=sys.stderr)
+            return 1
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
