@@ -56,7 +56,9 @@ def _private_state(downloads: Path) -> list[str]:
 
 def _run(command: Sequence[str], folder: Path) -> None:
     environ = os.environ | {"LC_ALL": "C"}
-    subprocess.run(command, cwd=folder, env=environ, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    subprocess.run(
+        command, cwd=folder, env=environ, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
 
 
 def _last_line(error: subprocess.CalledProcessError) -> str:

@@ -1,8 +1,8 @@
 """A private RabbitMQ on this machine, without Docker or root.
 
 ``RABBITMQ_URL`` wins where it is set. Else a broker of our own runs: from an installed ``rabbitmq-server``, or from
-Debian's packages unpacked once into the state folder (54 MB, a few seconds). It listens on loopback only, on free ports,
-with a random password and a data folder of its own, and it is killed with its parent.
+Debian's packages unpacked once into the state folder (54 MB, a few seconds). It listens on loopback only, on free
+ports, with a random password and a data folder of its own, and it is killed with its parent.
 
 ``python -m local.rabbitmq`` runs one in the foreground and prints its URL.
 """
@@ -70,7 +70,9 @@ def _on_path(program: str) -> list[Path]:
 def _unpacked(folder: Path) -> Installation:
     root = folder / "server"
     if " " in str(root):
-        raise ServiceError(f"RabbitMQ's scripts cannot run from {root}, a path with a space; set REMARQUE_STATE to another")
+        raise ServiceError(
+            f"RabbitMQ's scripts cannot run from {root}, a path with a space; set REMARQUE_STATE to another"
+        )
     if not root.exists():
         partial = folder / f"server.{os.getpid()}"
         unpack(PACKAGES, partial, instead=REMEDY)
@@ -121,10 +123,14 @@ class RabbitMQ:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self._port):
             if self._server.poll() is not None:
-                raise ServiceError(f"RabbitMQ ended with {self._server.returncode} while starting: {self._log_end()}; {REMEDY}")
+                raise ServiceError(
+                    f"RabbitMQ ended with {self._server.returncode} while starting: {self._log_end()}; {REMEDY}"
+                )
             if time.monotonic() > deadline:
                 self.kill_9()
-                raise ServiceError(f"RabbitMQ did not answer within {START_TIMEOUT_S:.0f} s: {self._log_end()}; {REMEDY}")
+                raise ServiceError(
+                    f"RabbitMQ did not answer within {START_TIMEOUT_S:.0f} s: {self._log_end()}; {REMEDY}"
+                )
             time.sleep(0.05)
         return self
 

@@ -1,0 +1,90 @@
+"""The queues, what lies in them, and the headers that travel along: AMQP's words without an AMQP library.
+
+``image_generation`` belongs to the publishers, who declare it durable and without arguments; another argument from our
+side is a ``PRECONDITION_FAILED`` for whoever comes second. Everything else is arranged in queues of our own, whose
+names begin with it: ``.dead`` for what was given up, ``.events`` for terminal events on their way to the backend,
+``.probe`` for the readiness check, and ``.retry.5s`` and so on for messages that come back later.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+ATTEMPT = "x-attempt"
+REASON = "x-reason"
+ERROR = "x-error"
+ATTEMPTS = "x-attempts"
+FIRST_DEATH = "x-first-death"
+MAX_ERROR_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as the broker handed it over; the last two fields say whom an ack concerns."""
+
+    body: bytes
+    headers: Mapping[str, object]
+    message_id: str | None
+    redelivered: bool
+    queue: str
+    delivery_tag: int
+    connection_generation: int
+
+    @property
+    def attempt(self) -> int:
+        """1 for a message that never came back; only ``x-attempt`` counts, for brokers differ in what they count."""
+        value = self.headers.get(ATTEMPT)
+        return value if isinstance(value, int) and value > 0 else 1
+
+
+def death_headers(delivery: Delivery, *, reason: str, error: str, attempts: int, now: datetime) -> dict[str, object]:
+    """Headers for ``.dead``: why, how often it was tried, and when it died first, replays included."""
+    first = delivery.headers.get(FIRST_DEATH) or now.astimezone(UTC).isoformat(timespec="seconds")
+    return {REASON: reason, ERROR: error[:MAX_ERROR_CHARS], ATTEMPTS: attempts, FIRST_DEATH: first}
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The names and arguments of all queues around the one that publishers write to."""
+
+    work: str = "image_generation"
+    delays_s: tuple[float, ...] = (5, 30, 300)
+    quorum: bool = False
+    """Our own queues are replicated; for clusters. Delayed messages then survive the loss of a node as they move."""
+
+    @property
+    def dead(self) -> str:
+        return f"{self.work}.dead"
+
+    @property
+    def events(self) -> str:
+        return f"{self.work}.events"
+
+    @property
+    def probe(self) -> str:
+        return f"{self.work}.probe"
+
+    def arguments(self, queue: str) -> dict[str, object] | None:
+        """What ``queue`` is declared with, always durable: nothing at all for the publishers' own."""
+        if queue == self.probe:
+            return {"x-max-length": 1, "x-message-ttl": 60_000}
+        if self.quorum and queue in (self.dead, self.events):
+            return {"x-queue-type": "quorum"}
+        return None
+
+    def delayed(self, queue: str, delay_s: float) -> tuple[str, dict[str, object]]:
+        """The waiting room from which messages go to ``queue``, and its arguments.
+
+        One queue per fixed delay, since RabbitMQ expires messages only at a queue's head: a long delay in front would
+        hold up every short one behind it. The next longer delay is taken, or the longest there is.
+        """
+        chosen_s = min((d for d in self.delays_s if d >= delay_s), default=max(self.delays_s))
+        arguments: dict[str, object] = {
+            "x-message-ttl": round(chosen_s * 1000),
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": queue,
+        }
+        if self.quorum:
+            at_least_once = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+            arguments |= {"x-queue-type": "quorum", **at_least_once}
+        return f"{queue}.retry.{chosen_s:g}s", arguments
