@@ -168,8 +168,8 @@ def _choose_python(state: Path) -> StubPython:
                 return StubPython(executable, version, str(library))
     executable, version = suitable[0] if suitable else (candidates[0], STUB_VERSIONS[0])
     remedy = (
-        f"install it (Debian and Ubuntu: apt install libpython{version}; Fedora: dnf install python{version}-libs) or use a "
-        "Python that brings it (uv python install, or pyenv with PYTHON_CONFIGURE_OPTS=--enable-shared)"
+        f"install it (Debian, Ubuntu: apt install libpython{version}; Fedora: dnf install python{version}-libs) or use "
+        "a Python that brings it (uv python install, or pyenv with PYTHON_CONFIGURE_OPTS=--enable-shared)"
     )
     if not suitable:
         raise ServiceError(

@@ -13,7 +13,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -25,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.environment import Environment, prepare
-from local.keeper import CANNOT_START
+from local.environment import prepare
+from local.triton_log import means_taken_port, reason_and_remedy
 from orchestrator.errors import ServiceError
 
 HOST = "127.0.0.1"
@@ -38,30 +37,6 @@ SHM_BYTES = 64 << 20
 ROUND_TRIP = "round_trip"
 ROUND_TRIP_REPOSITORY = Path(__file__).resolve().parent / "repository"
 ROUND_TRIP_VALUES = [[1.5, -2.25, 3.0e5], [0.0, 1.0e-3, 7.0]]
-
-_REMEDIES = (
-    (r"GLIBC_[\d.]+' not found", "use a distribution with glibc 2.35 or newer (Debian 12, Ubuntu 22.04)"),
-    (
-        r"loading shared libraries: libpython",
-        "install that libpython, delete the state folder's triton/ and start again",
-    ),
-    (
-        r"loading shared libraries",
-        "install the library named above, or delete the state folder's triton/ and start again",
-    ),
-    (r"cannot be executed", "delete the state folder's triton/ and run python -m local.environment"),
-    (
-        r"unable to find backend library|Unable to find python backend|triton_python_backend_stub.*(No such|not found)",
-        "the python backend is missing: delete the state folder's triton/ and run python -m local.environment",
-    ),
-    (
-        r"[Nn]o module named '?(numpy|openvino|onnxruntime)",
-        "the stub environment is broken: delete the state folder's stub/ and run python -m local.environment",
-    ),
-    (r"No space left on device|[Ss]hared memory", f"enlarge /dev/shm: every model needs {SHM_BYTES >> 20} MiB of it"),
-    (r"failed to load|failed to stat|model repository|not found", "mend the model repository that was given"),
-)
-_ADDRESS_TAKEN = re.compile(r"already in use|Socket .* in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +223,11 @@ class LocalTriton:
         with self.log.open("rb") as handle:
             handle.seek(beginning)
             said = handle.read().decode(errors="replace")
-        if _ADDRESS_TAKEN.search(said):
+        if means_taken_port(said):
             return _PortTaken(_taken(self._ports))
-        for pattern, remedy in _REMEDIES:
-            if found := re.search(f"^.*(?:{pattern}).*$", said, re.MULTILINE):
-                return ServiceError(f"Triton cannot start: {_told(found[0])}; {remedy} (log: {self.log})")
-        status = self._keeper.poll() if self._keeper else CANNOT_START
+        if reason := reason_and_remedy(said):
+            return ServiceError(f"Triton cannot start: {reason} (log: {self.log})")
+        status = self._keeper.poll() if self._keeper else None
         return ServiceError(f"Triton ended with status {status} before it was ready; the reason is in {self.log}")
 
     def _prove_round_trip(self) -> None:
@@ -303,11 +277,6 @@ def _resolve(wanted: Ports) -> Ports:
                 ) from error
             found.append(probe.getsockname()[1])
     return Ports(*found)
-
-
-def _told(line: str) -> str:
-    """A log line without severity, time and source position."""
-    return re.sub(r"^[IWE]\d{4} [\d:.]+ +\d+ \S+\] ?", "", line).strip(' "|')
 
 
 def _keep_log_short(log: Path) -> None:
