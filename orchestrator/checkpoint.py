@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.diffusion.schedule import NoiseSchedule
 from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
 from orchestrator.errors import ConfigError
 
@@ -16,6 +17,8 @@ FORMAT = 1
 NATIVE_SIZE_PX = {"sd1": 512}
 # A family's UNet halves the latents three times, and a latent is 8 px wide.
 SIZE_STEP_PX = {"sd1": 64}
+# How many contexts of the text encoder the UNet attends to at most.
+MAX_CHUNKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +37,12 @@ class CheckpointInfo:
     family: str
     weights_sha256: str
     models: Mapping[str, str]
-    scheduler: Mapping[str, Any]
+    schedule: NoiseSchedule
     latent_channels: int
     vae_scale_factor: int
     cross_attention_dim: int
     max_tokens: int
+    max_chunks: int
     min_size_px: int
     max_size_px: int
     size_step_px: int
@@ -81,15 +85,16 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
     if fields["family"] not in NATIVE_SIZE_PX:
         raise ValueError(f"family {fields['family']}, where {', '.join(NATIVE_SIZE_PX)} is served")
     texts = ("name", "family", "weights_sha256")
-    mappings = ("models", "scheduler")
     counts = ("latent_channels", "vae_scale_factor", "cross_attention_dim", "max_tokens", "min_size_px", "max_size_px")
-    for names, kind in ((texts, str), (mappings, dict), (counts, int)):
+    for names, kind in ((texts, str), (("models", "scheduler"), dict), (counts, int)):
         for name in names:
             if not isinstance(fields[name], kind):
                 raise TypeError(f"{name} {fields[name]!r}")
     return CheckpointInfo(
-        **{name: fields[name] for name in (*texts, *mappings, *counts)},
+        **{name: fields[name] for name in (*texts, "models", *counts)},
+        schedule=NoiseSchedule.from_config(fields["scheduler"]),
         size_step_px=int(fields.get("size_step_px", SIZE_STEP_PX[fields["family"]])),
+        max_chunks=int(fields.get("max_chunks", MAX_CHUNKS)),
         max_style_rank=int(fields.get("max_style_rank", 0)),
         preview=_preview(fields["preview"], fields["latent_channels"]),
         tokenizer=tokenizer,

@@ -131,7 +131,7 @@ BYTE_SYMBOLS = _byte_symbols()
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``folder``: ``vocab.json``, ``merges.txt``, and the padding in ``tokenizer_config.json`` if any."""
+    """The tokenizer in ``folder``: ``vocab.json``, ``merges.txt`` and the padding of ``tokenizer_config.json``, if any."""
     try:
         vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()

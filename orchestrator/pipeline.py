@@ -1,0 +1,173 @@
+"""A plan turned into a picture: prompts encoded, latents denoised step by step, the last of them decoded."""
+
+import io
+import json
+import zipfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.diffusion.denoiser import Network, denoiser, guided
+from orchestrator.diffusion.embeddings import EmbeddingCache
+from orchestrator.diffusion.levels import Step
+from orchestrator.diffusion.noise import Latents, StepNoise, TorchNormal
+from orchestrator.diffusion.prompt import Chunk, weigh
+from orchestrator.diffusion.resize import enlarged, rough_picture
+from orchestrator.diffusion.sampling import SAMPLERS
+from orchestrator.errors import ModelUnavailable
+from orchestrator.plan import Plan
+
+STEP_FORMAT = 1
+EMBEDDINGS_KEPT = 512
+# Every pass draws from its own noise: one seed for all would lay the base's start noise over the second pass.
+SEED_STRIDE = 0x9E3779B9
+
+
+class Models(Protocol):
+    """The four networks, wherever they run. ``n`` is any number of rows; rows do not see each other."""
+
+    def encode_text(self, input_ids: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """``[n,77] -> [n,77,width]``."""
+        ...
+
+    def predict(
+        self, sample: Latents, timestep: NDArray[np.float32], encoder_hidden_states: NDArray[np.float32], /
+    ) -> Latents:
+        """``[n,4,h,w], [n,1], [n,77k,width] -> [n,4,h,w]``."""
+        ...
+
+    def decode(self, latents: Latents, /) -> NDArray[np.uint8]:
+        """``[n,4,h,w] -> [n,8h,8w,3]``; raises ModelUnavailable for NaN."""
+        ...
+
+    def encode(self, picture: NDArray[np.uint8], /) -> tuple[Latents, Latents]:
+        """``[n,8h,8w,3]`` to mean and standard deviation ``[n,4,h,w]`` of its latents."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PipelineStep:
+    """One step of a picture, done; ``index`` of ``total`` counts over all passes and starts at 0.
+
+    ``step`` is all that the loop needs to go on from here: see :func:`step_to_bytes`.
+    """
+
+    pass_index: int
+    index: int
+    total: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """The last thing a run yields: the picture, [height,width,3] uint8."""
+
+    picture: NDArray[np.uint8]
+
+
+class Pipeline:
+    """Runs plans on one checkpoint; shared by all jobs, it keeps nothing of them but prompt embeddings."""
+
+    def __init__(self, models: Models, checkpoint: CheckpointInfo) -> None:
+        self.checkpoint = checkpoint
+        self._models = models
+        self._embeddings = EmbeddingCache(EMBEDDINGS_KEPT)
+
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]:
+        """Every step of ``plan``, or those after ``resume``, then the picture. To stop, stop asking.
+
+        The picture is the same from wherever the run was resumed.
+
+        Raises:
+            GenerationFailed: a network could not be reached, took too long or answered NaN.
+        """
+        network = self._network(plan)
+        clean: Latents | None = None
+        first = 0 if resume is None else resume.pass_index
+        for pass_index in range(first, len(plan.passes)):
+            if resume is not None and pass_index == first:
+                clean, start = None, resume.step
+            else:
+                start = self._start(plan, pass_index, clean)
+            clean = yield from self._denoise(plan, pass_index, start, network)
+        assert clean is not None
+        yield Finished(self._models.decode(clean)[0])
+
+    def preview(self, step: PipelineStep) -> NDArray[np.uint8]:
+        """The picture so far, roughly: [height/8,width/8,3] uint8 from the latents alone."""
+        colours = self.checkpoint.preview
+        return rough_picture(step.step.denoised, colours.matrix, colours.bias)
+
+    def _network(self, plan: Plan) -> Network:
+        prompt = self._encoded(plan, plan.prompt_chunks)
+        # Without guidance there is no negative row, and ``guided`` does not look at what stands in for it.
+        negative = self._encoded(plan, plan.negative_chunks) if plan.negative_chunks else prompt
+        return guided(self._models.predict, prompt, negative, plan.guidance_scale)
+
+    def _encoded(self, plan: Plan, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """Embeddings [1,77k,width], each token's weight applied."""
+        wanted = [chunk.ids for chunk in chunks]
+        hidden = self._embeddings.hidden_states(plan.weights_sha256, wanted, self._models.encode_text)
+        weighed = [weigh(states, chunk.weights) for states, chunk in zip(hidden, chunks, strict=True)]
+        return np.concatenate(weighed)[None]
+
+    def _start(self, plan: Plan, pass_index: int, clean: Latents | None) -> Step:
+        """The step before a pass's first: noise, or the pass before made larger and put under noise again."""
+        shape, levels = self._shape(plan, pass_index), plan.passes[pass_index].levels
+        noise = TorchNormal(_seed(plan, pass_index)).draw(shape)
+        return levels.start(noise, None if clean is None else enlarged(clean, *shape[2:]))
+
+    def _denoise(
+        self, plan: Plan, pass_index: int, start: Step, network: Network
+    ) -> Generator[PipelineStep, None, Latents]:
+        """Yields the pass's steps after ``start``; returns its latents as the VAE decodes them."""
+        levels, total = plan.passes[pass_index].levels, plan.total_steps
+        # Turns of earlier passes, less those that a start from a picture leaves out.
+        before = sum(one.levels.turns for one in plan.passes[:pass_index]) - levels.first
+        noise = StepNoise(_seed(plan, pass_index), self._shape(plan, pass_index), first=levels.first)
+        step = start
+        for step in SAMPLERS[plan.sampler](denoiser(network, levels), start, levels, noise):
+            if not np.isfinite(step.latents).all():
+                raise ModelUnavailable(
+                    f"the UNet answered NaN or infinity in step {before + step.index + 1} of {total}"
+                )
+            yield PipelineStep(pass_index, before + step.index, total, step)
+        return levels.model_latents(step)
+
+    def _shape(self, plan: Plan, pass_index: int) -> tuple[int, int, int, int]:
+        one, scale = plan.passes[pass_index], self.checkpoint.vae_scale_factor
+        return 1, self.checkpoint.latent_channels, one.height_px // scale, one.width_px // scale
+
+
+def _seed(plan: Plan, pass_index: int) -> int:
+    return plan.seed + pass_index * SEED_STRIDE
+
+
+def step_to_bytes(step: PipelineStep, plan: Plan) -> bytes:
+    """``step`` as a file to resume from: a numpy archive without pickles."""
+    about = {"format": STEP_FORMAT, "plan": plan.digest, "pass_index": step.pass_index, "index": step.index}
+    about |= {"total": step.total, "step_index": step.step.index}
+    arrays = {"latents": step.step.latents, "denoised": step.step.denoised}
+    arrays |= {f"memory_{i}": kept for i, kept in enumerate(step.step.memory)}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+    return buffer.getvalue()
+
+
+def step_from_bytes(data: bytes, plan: Plan) -> PipelineStep | None:
+    """The step in ``data``; None where it is broken, of another version or of another plan: such a job starts anew."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        about = json.loads(str(arrays["about"]))
+        if (about["format"], about["plan"]) != (STEP_FORMAT, plan.digest):
+            return None
+        memory = tuple(arrays[f"memory_{i}"] for i in range(len(arrays) - 3))
+        step = Step(about["step_index"], arrays["latents"], arrays["denoised"], memory)
+        return PipelineStep(about["pass_index"], about["index"], about["total"], step)
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+        return None
