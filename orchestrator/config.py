@@ -214,7 +214,8 @@ def _amqp_url(value: str) -> str:
 def _origin(value: str) -> str:
     scheme, host = _split(value, ("http", "https"))
     origin = f"{scheme}://{host}"
-    return origin if host and value.rstrip("/").lower() == origin else _expect("an origin like https://api.example.com")
+    bare = host and "@" not in host and value.rstrip("/").lower() == origin
+    return origin if bare else _expect("an origin like https://api.example.com")
 
 
 def _store_url(value: str) -> str:
