@@ -131,7 +131,7 @@ BYTE_SYMBOLS = _byte_symbols()
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in ``folder``: ``vocab.json`` and ``merges.txt``; ``tokenizer_config.json`` may name the padding."""
+    """The tokenizer in ``folder``: ``vocab.json``, ``merges.txt``, and ``tokenizer_config.json`` for the padding."""
     try:
         vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
