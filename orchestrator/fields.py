@@ -8,6 +8,7 @@ from orchestrator.errors import InvalidInput
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)
+JSON_NAMES = {bool: "true or false", str: "a string", list: "a list", dict: "an object"}
 
 
 class Fields:
@@ -79,7 +80,7 @@ class Fields:
         if value is None:
             raise InvalidInput(f"{self._at(name)} is missing; a whole number is expected")
         if value < least:
-            raise InvalidInput(f"{self._at(name)} is {value}; {least} or more is expected")
+            raise self._wrong(name, value, f"{least} or more")
         return value
 
     def optional_integer(self, name: str) -> int | None:
@@ -117,12 +118,12 @@ class Fields:
         for choice in choices:
             if value == choice:
                 return choice
-        raise InvalidInput(f"{self._at(name)} is {value!r}; {', '.join(choices)} are served")
+        raise InvalidInput(f"{self._at(name)} is {value[:40]!r}; {', '.join(choices)} are served")
 
     def same(self, one: T | None, other: T | None, name: str) -> T | None:
         """The value that two spellings of one field agree on."""
         if one is not None and other is not None and one != other:
-            raise InvalidInput(f"{self._at(name)} is given twice, as {one!r} and as {other!r}; give it once")
+            raise InvalidInput(f"{self._at(name)} is given twice with different values; give it once")
         return other if one is None else one
 
     def _list(self, name: str, most: int) -> list[Any]:
@@ -139,5 +140,6 @@ class Fields:
         return f"{self._path}.{name}" if self._path else name
 
     def _wrong(self, name: str, value: object, expected: str) -> InvalidInput:
-        shown = repr(value)
-        return InvalidInput(f"{self._at(name)} is {shown[:60]}{'…' if len(shown) > 60 else ''}; {expected} is expected")
+        # Numbers are shown; anything else may be a prompt or a secret and is named by its type alone.
+        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else JSON_NAMES[type(value)]
+        return InvalidInput(f"{self._at(name)} is {shown}; {expected} is expected")

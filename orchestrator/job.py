@@ -119,10 +119,9 @@ class Retried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedBack:
-    """The job went back to the queue because the process stops; ``checkpointed`` says whether its steps were kept."""
+    """The job went back to the queue because the process stops; the next worker goes on from its checkpoint."""
 
     generation_id: int
-    checkpointed: bool
 
 
 Event = Started | Progress | Stepped | Retried | HandedBack | Succeeded | Failed

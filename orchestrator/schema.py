@@ -74,6 +74,12 @@ def generation_id_from(message: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
 
 
+def webhook_url_from(message: Mapping[str, Any]) -> str | None:
+    """Whom a broken message wants told, where that much of it can be read."""
+    given = [message.get(name) for name in ("webhook_url", "callback_url")]
+    return next((url for url in given if isinstance(url, str) and url), None)
+
+
 def job_from_message(message: Mapping[str, Any]) -> Job:
     """The job in an ``image_generation`` message; unknown fields are ignored, known ones are checked.
 

@@ -22,6 +22,7 @@ class _Subscription:
         self.prefetch = prefetch
         self.on_delivery = on_delivery
         self.why = "the broker did not answer yet"
+        self.stopping = False
         self.cancelled = threading.Event()
         # Only the link's thread touches these.
         self.generation = 0
@@ -37,7 +38,6 @@ class Consumer:
         self._generations = itertools.count(1)
         self._channels: dict[int, Channel] = {}
         self._subscriptions: list[_Subscription] = []
-        self._stopping = False
         self._lock = threading.Lock()
         self.stale_acks = 0
 
@@ -49,14 +49,16 @@ class Consumer:
             lambda c: self._subscribe(c, subscription), lambda why: self._unsubscribe(subscription, why)
         )
 
-    def stop(self) -> None:
-        """No further deliveries, now and after reconnects; those already handed over can still be settled."""
-        self._stopping = True
+    def stop(self, queue: str | None = None) -> None:
+        """No further deliveries of ``queue``, or of any, now and after reconnects; those handed over can be settled."""
+        ending = [subscription for subscription in self._subscriptions if queue in (None, subscription.queue)]
+        for subscription in ending:
+            subscription.stopping = True
         try:
-            self._link.post(self._cancel_all)
+            self._link.post(lambda: self._cancel(ending))
         except BrokerError:
             return
-        for subscription in self._subscriptions:
+        for subscription in ending:
             subscription.cancelled.wait(CANCEL_TIMEOUT_S)
 
     def ack(self, delivery: Delivery) -> None:
@@ -93,13 +95,13 @@ class Consumer:
     def _subscribe(self, channel: Channel, subscription: _Subscription) -> None:
         generation = subscription.generation = next(self._generations)
         self._channels[generation] = channel
-        if self._stopping:
+        if subscription.stopping:
             subscription.cancelled.set()
             return
         queue = subscription.queue
 
         def on_message(_: Channel, method: Any, properties: Any, body: bytes) -> None:
-            if self._stopping:
+            if subscription.stopping:
                 channel.basic_nack(method.delivery_tag, requeue=True)
                 return
             headers, message_id = properties.headers or {}, properties.message_id
@@ -117,11 +119,11 @@ class Consumer:
     def _unsubscribe(self, subscription: _Subscription, why: str) -> None:
         self._channels.pop(subscription.generation, None)
         subscription.consumer_tag, subscription.why = None, why
-        if self._stopping:
+        if subscription.stopping:
             subscription.cancelled.set()
 
-    def _cancel_all(self) -> None:
-        for subscription in self._subscriptions:
+    def _cancel(self, ending: list[_Subscription]) -> None:
+        for subscription in ending:
             channel = self._channels.get(subscription.generation)
             if channel is None or not channel.is_open or subscription.consumer_tag is None:
                 subscription.cancelled.set()

@@ -1,0 +1,182 @@
+"""What becomes of a job after its attempt: an outcome that is safe, another attempt, or a postponement.
+
+The order is the protocol: outcome committed in the store, event confirmed by the broker, message acked. A crash between
+any two of them is repaired by the redelivery, which finds the outcome and repeats the rest.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.attempt import Attempt
+from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, death_headers, tried
+from orchestrator.denoising import Emit
+from orchestrator.errors import BrokerError, Cancelled, RemarqueError, StorageError
+from orchestrator.job import Failed, Retried, Succeeded
+from orchestrator.ledger import Ledger, Manifest
+from orchestrator.outbox import Broker, Outbox
+from orchestrator.schema import body_of
+
+RETRY_DELAYS_S = (5.0, 30.0, 300.0)
+POSTPONED_S = 30.0
+BROKER_PAUSE_S = 1.0
+LOG = logging.getLogger(__name__)
+
+
+def next_delay(error: RemarqueError, attempt: int, max_attempts: int) -> float | None:
+    """Seconds until the attempt after ``attempt`` (from 1), None where there is none."""
+    if not error.retryable or attempt >= max_attempts:
+        return None
+    return RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S)) - 1]
+
+
+class Conclusion:
+    """Ends attempts. Every method settles the deliveries it is given, whatever the store and the broker do."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, outbox: Outbox, *, max_attempts: int, listen: Emit) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._outbox = outbox
+        self._max_attempts = max_attempts
+        self._listen = listen
+
+    def settled(self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest) -> None:
+        """The job ended as ``manifest`` says: tell the backend, ack, and clean up."""
+        try:
+            self._outbox.put(manifest)
+        except BrokerError as error:
+            self._give_back(deliveries, error)
+            return
+        for delivery in deliveries:
+            self._broker.ack(delivery)
+        self._listen(_event_of(manifest))
+        try:
+            self._ledger.clear(attempt.job.generation_id)
+        except StorageError as error:
+            LOG.warning("generation %d left objects behind: %s", attempt.job.generation_id, error)
+
+    def broken(self, attempt: Attempt, deliveries: Sequence[Delivery], error: RemarqueError) -> None:
+        """The attempt raised ``error``: another one later, or the end."""
+        delay_s = next_delay(error, attempt.number, self._max_attempts)
+        if delay_s is None:
+            self.failed(attempt, deliveries, error)
+            return
+        headers = {ATTEMPT: attempt.number, LIFE: attempt.life}
+        if self._moved(deliveries, self._broker.queues.work, headers, delay_s):
+            self._listen(
+                Retried(
+                    generation_id=attempt.job.generation_id,
+                    attempt=attempt.number,
+                    error_code=error.code,
+                    error_message=str(error),
+                    delay_s=delay_s,
+                )
+            )
+
+    def failed(self, attempt: Attempt, deliveries: Sequence[Delivery], error: RemarqueError) -> None:
+        """Give the job up; where it was completed after all, that outcome stands."""
+        ours = _failure(attempt, error)
+        try:
+            counts = self._ledger.commit(ours)
+            self._ledger.reveal(counts)
+        except StorageError as unstored:
+            LOG.warning("generation %d is postponed: %s", attempt.job.generation_id, unstored)
+            headers = {ATTEMPT: attempt.number - 1, LIFE: attempt.life}
+            self._moved(deliveries, self._broker.queues.work, headers, POSTPONED_S)
+            return
+        if counts.fingerprint != attempt.fingerprint:
+            self.rejected(deliveries, error)
+        elif counts.outcome == "failed" and not isinstance(error, Cancelled):
+            self._buried(attempt, deliveries, counts, error)
+        else:
+            self.settled(attempt, deliveries, counts)
+
+    def rejected(self, deliveries: Sequence[Delivery], error: RemarqueError) -> None:
+        """Dead-letter messages of which the backend is not told: no generation can be named, or it is another's."""
+        for delivery in deliveries:
+            self._moved([delivery], self._broker.queues.dead, self._death(delivery, error), None)
+
+    def handed_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Return the messages, for another worker or the next start."""
+        for delivery in deliveries:
+            self._broker.requeue(delivery)
+
+    def _buried(
+        self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest, error: RemarqueError
+    ) -> None:
+        """A copy for the operator, then the outcome."""
+        first = deliveries[0]
+        try:
+            self._publish(first, self._broker.queues.dead, self._death(first, error), None)
+        except BrokerError as unconfirmed:
+            self._give_back(deliveries, unconfirmed)
+        else:
+            self.settled(attempt, deliveries, manifest)
+
+    def _moved(
+        self, deliveries: Sequence[Delivery], target: str, headers: Mapping[str, object], delay_s: float | None
+    ) -> bool:
+        """One confirmed copy in ``target`` for all deliveries, which are then acked."""
+        try:
+            self._publish(deliveries[0], target, headers, delay_s)
+        except BrokerError as error:
+            self._give_back(deliveries, error)
+            return False
+        for delivery in deliveries:
+            self._broker.ack(delivery)
+        return True
+
+    def _publish(self, delivery: Delivery, target: str, headers: Mapping[str, object], delay_s: float | None) -> None:
+        kept = {name: value for name, value in delivery.headers.items() if not name.startswith("x-death")}
+        self._broker.publish(
+            target,
+            delivery.body,
+            message_id=delivery.message_id or "remarque",
+            headers={**kept, **headers},
+            delay_s=delay_s,
+        )
+
+    def _give_back(self, deliveries: Sequence[Delivery], error: BrokerError) -> None:
+        """The broker does not confirm: slow down, and have it deliver again what it still knows of."""
+        LOG.warning("%d deliveries go back to the queue: %s", len(deliveries), error)
+        time.sleep(BROKER_PAUSE_S * random.uniform(0.5, 1.5))
+        self.handed_back(deliveries)
+
+    @staticmethod
+    def _death(delivery: Delivery, error: RemarqueError) -> dict[str, object]:
+        return death_headers(
+            delivery, reason=error.code, error=str(error), attempts=tried(delivery) + 1, now=datetime.now(UTC)
+        )
+
+
+def _failure(attempt: Attempt, error: RemarqueError) -> Manifest:
+    event = Failed(
+        generation_id=attempt.job.generation_id,
+        error_message=str(error),
+        error_code=error.code,
+        retry_count=attempt.number - 1,
+    )
+    return Manifest(
+        generation_id=attempt.job.generation_id,
+        outcome="failed",
+        body=body_of(event),
+        fingerprint=attempt.fingerprint,
+        life=attempt.life,
+        webhook_url=attempt.job.webhook_url,
+    )
+
+
+def _event_of(manifest: Manifest) -> Succeeded | Failed:
+    """The event for those who listen, out of the webhook's body."""
+    body: Mapping[str, Any] = manifest.body
+    if manifest.outcome == "complete":
+        return Succeeded(generation_id=manifest.generation_id, result_url=body["result_url"], metadata=body["metadata"])
+    return Failed(
+        generation_id=manifest.generation_id,
+        error_message=body["error_message"],
+        error_code=body["error_code"],
+        retry_count=body["retry_count"],
+    )

@@ -1,0 +1,180 @@
+"""Terminal events on their way to the backend: a durable queue, drained with patience.
+
+An event is in the queue, confirmed, before its job is acked, so it outlives this process. A few threads take events out
+and call the backend. While the backend is down each of them holds one event and tries it again and again; the rest wait
+in the queue. That is the parking: nothing is lost, nothing spins, and the first success lets everything flow. An event
+that still fails after :data:`TRIES_IN_HAND` goes to the back, so that no single one blocks the others.
+"""
+
+import json
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from orchestrator.clients.queues import ATTEMPT, Delivery, Queues, death_headers, tried
+from orchestrator.clients.webhook import Kind, webhook_id
+from orchestrator.clients.webhook_retry import retry_delay
+from orchestrator.errors import BrokerError, WebhookUndelivered
+from orchestrator.job import Progress
+from orchestrator.ledger import Manifest
+from orchestrator.schema import body_of
+
+SENDERS = 4
+TRIES_IN_HAND = 6
+BACK_OF_QUEUE_S = 30.0
+# Brokers close a channel whose delivery is held for half an hour; anything near that waits in the queue instead.
+LONGEST_IN_HAND_S = 120.0
+LOG = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """Makes one call of the backend; WebhookUndelivered where another try may succeed, WebhookRefused where not."""
+
+    def send(
+        self, kind: Kind, body: Mapping[str, object], *, webhook_id: str, webhook_url: str | None = None
+    ) -> None: ...
+
+
+class Broker(Protocol):
+    """What the outbox and the worker need of the broker."""
+
+    @property
+    def queues(self) -> Queues: ...
+
+    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> None: ...
+
+    def stop_consuming(self, queue: str | None = None) -> None: ...
+
+    def ack(self, delivery: Delivery) -> None: ...
+
+    def requeue(self, delivery: Delivery) -> None: ...
+
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, object] | None = None,
+        delay_s: float | None = None,
+    ) -> None: ...
+
+
+class Outbox:
+    """Puts outcomes into the durable queue, and empties that queue into the backend."""
+
+    def __init__(self, broker: Broker, sender: Sender, count: Callable[[str, str], None]) -> None:
+        self._broker = broker
+        self._sender = sender
+        self._count = count
+        self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._drain, name=f"webhook-{i}", daemon=True) for i in range(SENDERS)]
+        self._stopping = threading.Event()
+        self._rng = random.Random()
+
+    def start(self) -> None:
+        """Begin to deliver what the queue holds."""
+        for thread in self._threads:
+            thread.start()
+        self._broker.consume(self._broker.queues.events, SENDERS, self._deliveries.put)
+
+    def stop(self, patience_s: float) -> None:
+        """Finish the calls under way; what was not delivered stays in the queue for the next worker."""
+        self._stopping.set()
+        for _ in self._threads:
+            self._deliveries.put(None)
+        until_s = time.monotonic() + patience_s
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+
+    def put(self, manifest: Manifest) -> None:
+        """Returns once the broker has the outcome for good; :class:`BrokerError` otherwise.
+
+        ``manifest`` may have been read back: the event is the same to the byte whoever sends it.
+        """
+        event = {
+            "kind": manifest.outcome,
+            "generation_id": manifest.generation_id,
+            "webhook_url": manifest.webhook_url,
+            "webhook_id": webhook_id(manifest.generation_id, manifest.outcome, life=manifest.life),
+            "body": dict(manifest.body),
+        }
+        data = json.dumps(event, ensure_ascii=False, sort_keys=True).encode()
+        self._broker.publish(self._broker.queues.events, data, message_id=str(event["webhook_id"]))
+
+    def send_progress(self, event: Progress, webhook_url: str | None) -> None:
+        """One try, best effort: a milestone that is not accepted is counted and forgotten."""
+        identity = webhook_id(event.generation_id, "progress", progress_percent=event.progress_percent)
+        try:
+            self._sender.send("progress", body_of(event), webhook_id=identity, webhook_url=webhook_url)
+        except WebhookUndelivered as error:
+            self._count("progress", "undelivered" if error.retryable else "refused")
+            what = f"generation {event.generation_id}: milestone {event.progress_percent} %"
+            LOG.info("%s was not delivered: %s", what, error)
+        else:
+            self._count("progress", "accepted")
+
+    def _drain(self) -> None:
+        while (delivery := self._deliveries.get()) is not None:
+            if self._stopping.is_set():
+                self._broker.requeue(delivery)
+            else:
+                self._settle(delivery)
+
+    def _settle(self, delivery: Delivery) -> None:
+        """See one event through: accepted, refused for good, put back, or to the back of the queue."""
+        event = json.loads(delivery.body)
+        delay_s = BACK_OF_QUEUE_S
+        for turn in range(1, TRIES_IN_HAND + 1):
+            error = self._try(event)
+            if error is None:
+                self._broker.ack(delivery)
+                return
+            if not error.retryable:
+                self._bury(delivery, event, error)
+                return
+            delay_s = retry_delay(error, tried(delivery) + turn, self._rng)
+            if delay_s > LONGEST_IN_HAND_S:
+                break
+            if self._stopping.wait(delay_s):
+                self._broker.requeue(delivery)
+                return
+        headers = {ATTEMPT: tried(delivery) + TRIES_IN_HAND}
+        self._move(delivery, self._broker.queues.events, headers, max(delay_s, BACK_OF_QUEUE_S))
+
+    def _try(self, event: Mapping[str, Any]) -> WebhookUndelivered | None:
+        """One call; what went wrong, if anything did."""
+        kind: Kind = event["kind"]
+        try:
+            self._sender.send(kind, event["body"], webhook_id=event["webhook_id"], webhook_url=event["webhook_url"])
+        except WebhookUndelivered as error:
+            self._count(kind, "undelivered" if error.retryable else "refused")
+            LOG.warning("generation %d: %s webhook was not delivered: %s", event["generation_id"], kind, error)
+            return error
+        self._count(kind, "accepted")
+        return None
+
+    def _bury(self, delivery: Delivery, event: Mapping[str, Any], error: WebhookUndelivered) -> None:
+        """The backend refused for good: keep the event where an operator finds it."""
+        LOG.error("generation %d: %s webhook is given up", event["generation_id"], event["kind"])
+        headers = death_headers(
+            delivery, reason="WEBHOOK_REFUSED", error=str(error), attempts=tried(delivery) + 1, now=datetime.now(UTC)
+        )
+        self._move(delivery, self._broker.queues.dead, headers, None)
+
+    def _move(self, delivery: Delivery, target: str, headers: Mapping[str, object], delay_s: float | None) -> None:
+        """Confirmed there before it is acked here; where the broker fails it is simply delivered again."""
+        try:
+            self._broker.publish(
+                target, delivery.body, message_id=delivery.message_id or "event", headers=headers, delay_s=delay_s
+            )
+        except BrokerError as error:
+            LOG.warning("an event could not be moved to %s: %s", target, error)
+            self._broker.requeue(delivery)
+        else:
+            self._broker.ack(delivery)

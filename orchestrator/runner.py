@@ -1,0 +1,189 @@
+"""One job from plan to stored picture: the lines of :meth:`Runner.run` are the life of a job."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator import __version__
+from orchestrator.attempt import Attempt, Control, derived_seed
+from orchestrator.denoising import Denoising, Emit, Painter
+from orchestrator.errors import InvalidInput, ObjectNotFound, SignatureInvalid, SignatureNotFound
+from orchestrator.imaging.credentials import SigningKey
+from orchestrator.imaging.picture import MIME_TYPES, encode
+from orchestrator.imaging.provenance import Provenance
+from orchestrator.imaging.signature import Mark, load_signature, stamp, text_signature
+from orchestrator.job import Job, Progress, Succeeded
+from orchestrator.ledger import Ledger, Manifest, Picture
+from orchestrator.plan import Plan, make_plan
+from orchestrator.schema import body_of
+
+SIGNATURE_LIMIT_BYTES = 10 << 20
+
+
+class Inputs(Protocol):
+    """Reads what a job names; only allowed prefixes are admitted."""
+
+    def read(self, uri: str, *, limit_bytes: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSettings:
+    """``mock`` marks pictures and webhooks; a checkpoint is kept every ``checkpoint_every_s`` of denoising."""
+
+    checkpoint_every_s: float
+    signing_key: SigningKey
+    mock: bool = False
+
+
+class Runner:
+    """Runs attempts, any number side by side; what they share is read-only or locks itself."""
+
+    def __init__(self, painter: Painter, ledger: Ledger, inputs: Inputs, settings: RunnerSettings) -> None:
+        self._painter = painter
+        self._ledger = ledger
+        self._inputs = inputs
+        self._settings = settings
+
+    def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest:
+        """The manifest that says how the job ended: made now, or found because it had ended before.
+
+        Raises:
+            Interrupted: the control asked for a stop; a checkpoint was kept if a step had been taken.
+            RemarqueError: the attempt failed; its class says whether another may succeed.
+        """
+        settled = self.settled(attempt)
+        if settled is not None:
+            return settled
+        control.check()
+        plan = make_plan(attempt.job, self._painter.checkpoint, lambda: derived_seed(attempt.job))
+        mark = self._mark(attempt.job)
+        denoising = Denoising(attempt, plan, self._ledger, emit)
+        pixels = denoising.picture(self._painter, control, self._settings.checkpoint_every_s)
+        picture = self._signed(attempt.job, plan, mark, pixels)
+        manifest = self._committed(attempt, plan, picture)
+        emit(_stored(attempt.job, plan))
+        return manifest
+
+    def settled(self, attempt: Attempt) -> Manifest | None:
+        """The outcome this job already has; a failure is reopened where an operator replayed the job since.
+
+        Raises:
+            InvalidInput: the id was used for a picture of other parameters.
+        """
+        generation_id = attempt.job.generation_id
+        manifest = self._ledger.find(generation_id)
+        if manifest is None:
+            return None
+        if manifest.outcome == "failed" and attempt.life > manifest.life:
+            self._ledger.reopen(manifest)
+            return None
+        self._require_same(attempt, manifest)
+        self._ledger.reveal(manifest)
+        return manifest
+
+    @staticmethod
+    def _require_same(attempt: Attempt, manifest: Manifest) -> None:
+        if manifest.fingerprint != attempt.fingerprint:
+            raise InvalidInput(
+                f"generation_id {attempt.job.generation_id} was used before with other parameters; each job has its own"
+            )
+
+    def _mark(self, job: Job) -> Mark | None:
+        """The signature to stamp; one that was asked for and cannot be had fails the job."""
+        wanted = job.signature
+        if wanted is None:
+            return None
+        if wanted.path is None:
+            return text_signature(wanted.artist_name or "")
+        try:
+            return load_signature(self._inputs.read(wanted.path, limit_bytes=SIGNATURE_LIMIT_BYTES))
+        except ObjectNotFound as error:
+            raise SignatureNotFound(f"signature_path is {wanted.path}; there is no such object") from error
+        except InvalidInput as error:
+            raise SignatureInvalid(str(error)) from error
+
+    def _signed(self, job: Job, plan: Plan, mark: Mark | None, pixels: NDArray[np.uint8]) -> Picture:
+        """The stamped picture as a file that says where it comes from."""
+        if mark is not None and job.signature is not None:
+            pixels = stamp(pixels, mark, job.signature)
+        data = encode(pixels, self._provenance(job, plan), job.picture_format, self._settings.signing_key)
+        return Picture(data=data, content_type=MIME_TYPES[job.picture_format])
+
+    def _provenance(self, job: Job, plan: Plan) -> Provenance:
+        checkpoint = self._painter.checkpoint
+        return Provenance(
+            generation_id=job.generation_id,
+            prompt=plan.prompt,
+            negative_prompt=plan.negative_prompt,
+            seed=plan.seed,
+            num_inference_steps=plan.num_inference_steps,
+            sampler=plan.sampler,
+            guidance_scale=plan.guidance_scale,
+            width_px=plan.width_px,
+            height_px=plan.height_px,
+            model_name=checkpoint.name,
+            model_sha256=checkpoint.weights_sha256,
+            created=datetime.now(UTC),
+            software_version=__version__,
+            artist_id=job.artist_id,
+            artist_name=job.artist_name,
+            mock=self._settings.mock,
+        )
+
+    def _committed(self, attempt: Attempt, plan: Plan, picture: Picture) -> Manifest:
+        """Store the picture, commit the outcome, give the picture its public name; another may have been first."""
+        job = attempt.job
+        uri, sha256 = self._ledger.store_attempt(job.generation_id, uuid.uuid4().hex, picture)
+        event = Succeeded(
+            generation_id=job.generation_id,
+            result_url=self._ledger.result_uri(job.generation_id, picture.content_type),
+            metadata=self._metadata(job, plan, sha256),
+        )
+        ours = Manifest(
+            generation_id=job.generation_id,
+            outcome="complete",
+            body=body_of(event),
+            fingerprint=attempt.fingerprint,
+            life=attempt.life,
+            webhook_url=job.webhook_url,
+            picture_uri=uri,
+            picture_sha256=sha256,
+            content_type=picture.content_type,
+        )
+        counts = self._ledger.commit(ours)
+        if counts is not ours:
+            self._ledger.discard_attempt(uri)
+            self._require_same(attempt, counts)
+        self._ledger.reveal(counts, picture if counts is ours else None)
+        return counts
+
+    def _metadata(self, job: Job, plan: Plan, sha256: str) -> dict[str, object]:
+        """What the backend is told about the picture."""
+        metadata: dict[str, object] = {
+            "seed": plan.seed,
+            "steps": plan.num_inference_steps,
+            "guidance_scale": plan.guidance_scale,
+            "sampler": plan.sampler,
+            "width": plan.width_px,
+            "height": plan.height_px,
+            "model": self._painter.checkpoint.name,
+            "model_sha256": self._painter.checkpoint.weights_sha256,
+            "artist_id": job.artist_id,
+            "sha256": sha256,
+        }
+        return metadata | ({"mock": True} if self._settings.mock else {})
+
+
+def _stored(job: Job, plan: Plan) -> Progress:
+    steps = plan.num_inference_steps
+    return Progress(
+        generation_id=job.generation_id,
+        current_step=steps,
+        total_steps=steps,
+        progress_percent=100,
+        estimated_seconds=0.0,
+    )

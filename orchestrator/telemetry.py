@@ -1,0 +1,118 @@
+"""Listens to events and counts them; nothing else knows that it is there.
+
+Every metric is listed with its meaning in docs/metrics.md. A log line carries the generation's number, never a prompt.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Started, Stepped, Succeeded
+
+STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+JOB_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+LOG = logging.getLogger("remarque")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message and whatever fields the caller attached."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_to_stderr(level: str) -> None:
+    """Send every logger's lines to stderr as JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("pika").setLevel("ERROR")  # it warns of every reconnect that we handle and log ourselves
+
+
+class Telemetry:
+    """Prometheus metrics and log lines out of events; call it with each one. Threads may share it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun: dict[int, float] = {}
+        self.registry = CollectorRegistry()
+        self._running = Gauge("remarque_jobs_running", "Jobs between start and outcome", registry=self.registry)
+        self._jobs = Counter("remarque_jobs", "Jobs by outcome", ["outcome", "error_code"], registry=self.registry)
+        self._retries = Counter("remarque_retries", "Attempts that broke", ["error_code"], registry=self.registry)
+        self._handed_back = Counter("remarque_jobs_handed_back", "Jobs given back to the queue", registry=self.registry)
+        self._job_seconds = Histogram(
+            "remarque_job_seconds", "Start to outcome", buckets=JOB_BUCKETS_S, registry=self.registry
+        )
+        self._step_seconds = Histogram(
+            "remarque_step_seconds", "One turn of the denoise loop", buckets=STEP_BUCKETS_S, registry=self.registry
+        )
+        self._webhooks = Counter(
+            "remarque_webhooks", "Webhook calls by kind and answer", ["kind", "answer"], registry=self.registry
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Count one event and log it, unless it is one of a job's many steps."""
+        match event:
+            case Stepped():
+                self._step_seconds.observe(event.seconds)
+            case Started():
+                self._begun[event.generation_id] = self._clock()
+                self._running.inc()
+                self._say(event, f"started attempt {event.attempt}")
+            case Progress():
+                self._say(event, f"reached {event.progress_percent} %", logging.DEBUG)
+            case Retried():
+                self._retries.labels(event.error_code).inc()
+                self._end(event)
+                text = f"attempt {event.attempt} broke ({event.error_code}: {event.error_message}), "
+                self._say(event, text + f"next one in {event.delay_s:.0f} s", logging.WARNING)
+            case HandedBack():
+                self._handed_back.inc()
+                self._end(event)
+                self._say(event, "went back to the queue")
+            case Succeeded():
+                self._conclude(event, "complete", "")
+            case Failed():
+                self._conclude(event, "failed", event.error_code)
+
+    def webhook(self, kind: str, answer: str) -> None:
+        """Count one call of the backend: ``answer`` is accepted, undelivered or refused."""
+        self._webhooks.labels(kind, answer).inc()
+
+    def page(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _conclude(self, event: Succeeded | Failed, outcome: str, error_code: str) -> None:
+        self._jobs.labels(outcome, error_code).inc()
+        seconds = self._end(event)
+        if seconds is not None:
+            self._job_seconds.observe(seconds)
+        took = "" if seconds is None else f" after {seconds:.1f} s"
+        self._say(event, f"ended {outcome}{took}{' with ' + error_code if error_code else ''}")
+
+    def _end(self, event: Event) -> float | None:
+        """Seconds since the job's start, where its start was here."""
+        begun = self._begun.pop(event.generation_id, None)
+        if begun is None:
+            return None
+        self._running.dec()
+        return self._clock() - begun
+
+    @staticmethod
+    def _say(event: Event, text: str, level: int = logging.INFO) -> None:
+        name = type(event).__name__.lower()
+        fields = {"generation_id": event.generation_id, "event": name}
+        LOG.log(level, "generation %d %s", event.generation_id, text, extra={"fields": fields})

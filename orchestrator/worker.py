@@ -1,0 +1,285 @@
+"""Deliveries in, outcomes out: the only place that decides between another attempt and giving up.
+
+The dispatching thread takes deliveries off the inbox and starts jobs; each job has a thread of its own. Whatever
+happens to a job ends in exactly one of: an ack after its outcome is safe, a confirmed copy for a later attempt, or the
+message back in the queue.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from orchestrator.attempt import Attempt, Control
+from orchestrator.backlog import Backlog
+from orchestrator.clients.queues import Delivery, life, tried
+from orchestrator.conclusion import Conclusion
+from orchestrator.denoising import Emit
+from orchestrator.errors import GenerationFailed, Interrupted, InvalidInput, RemarqueError, StorageError
+from orchestrator.job import Event, HandedBack, Job, Progress, Started
+from orchestrator.ledger import Ledger, Manifest
+from orchestrator.outbox import Broker
+from orchestrator.progress import ProgressLane
+from orchestrator.schema import (
+    Cancel,
+    fingerprint,
+    generation_id_from,
+    message_from_bytes,
+    request_from_message,
+    webhook_url_from,
+)
+
+PROGRESS_PATIENCE_S = 2.0
+CANCEL_POLL_S = 2.0
+FAREWELL_S = 2.0
+LOG = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Runs one attempt to its manifest."""
+
+    def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """``fairness_window`` deliveries are held beyond those that run, to choose the next from."""
+
+    max_concurrent: int
+    fairness_window: int
+    job_timeout_s: float
+    grace_s: float
+
+
+class Ticket:
+    """A job this worker has in hand, with every delivery that asked for it."""
+
+    def __init__(
+        self, attempt: Attempt, delivery: Delivery, timeout_s: float, send: Callable[[Progress, str | None], None]
+    ) -> None:
+        self.attempt = attempt
+        self.deliveries = [delivery]
+        self.control = Control(timeout_s)
+        self.lane = ProgressLane(lambda event: send(event, attempt.job.webhook_url))
+
+    @property
+    def priority(self) -> int:
+        return self.attempt.job.priority
+
+    @property
+    def user(self) -> object:
+        return self.attempt.job.user_id
+
+    @property
+    def style(self) -> object:
+        return self.attempt.job.styles[0].path if self.attempt.job.styles else None
+
+
+class Worker:
+    """Consumes the queue until :meth:`stop`, at most ``max_concurrent`` jobs at once."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        runner: Runner,
+        ledger: Ledger,
+        conclusion: Conclusion,
+        *,
+        settings: WorkerSettings,
+        listen: Emit,
+        send_progress: Callable[[Progress, str | None], None],
+    ) -> None:
+        self._broker = broker
+        self._runner = runner
+        self._ledger = ledger
+        self._conclusion = conclusion
+        self._settings = settings
+        self._listen = listen
+        self._send_progress = send_progress
+        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._backlog: Backlog[Ticket] = Backlog(time.monotonic)
+        # Only the dispatching thread adds and removes tickets; the others read under the lock.
+        self._tickets: dict[int, Ticket] = {}
+        self._running: set[Ticket] = set()
+        self._lock = threading.Lock()
+        self._errands = ThreadPoolExecutor(2, thread_name_prefix="errand")
+        self._jobs = ThreadPoolExecutor(settings.max_concurrent, thread_name_prefix="job")
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Work until :meth:`stop`, then hand back or finish what is in hand; returns within the grace period."""
+        prefetch = self._settings.max_concurrent + self._settings.fairness_window
+        self._broker.consume(self._broker.queues.work, prefetch, self._inbox.put)
+        watcher = threading.Thread(target=self._watch_cancels, name="cancels", daemon=True)
+        watcher.start()
+        while not self.stopping.is_set():
+            delivery = self._inbox.get()
+            if delivery is not None:
+                self._accept(delivery)
+            self._start_waiting()
+        self._wind_down()
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to return; safe in a signal handler."""
+        self.stopping.set()
+        self._inbox.put(None)
+
+    def _accept(self, delivery: Delivery) -> None:
+        """Read one delivery: a job to queue, a job to cancel, or a message to refuse."""
+        message: Mapping[str, Any] = {}
+        try:
+            message = message_from_bytes(delivery.body)
+            request = request_from_message(message)
+        except InvalidInput as error:
+            self._errands.submit(self._refuse, delivery, message, error)
+            return
+        if isinstance(request, Cancel):
+            self._cancel(delivery, request)
+        else:
+            self._queue(delivery, _attempt(delivery, request, fingerprint(message)))
+
+    def _queue(self, delivery: Delivery, attempt: Attempt) -> None:
+        """Put the job into the backlog, or join it where it is in hand already."""
+        with self._lock:
+            known = self._tickets.get(attempt.job.generation_id)
+            if known is None:
+                ticket = Ticket(attempt, delivery, self._settings.job_timeout_s, self._send_progress)
+                self._tickets[attempt.job.generation_id] = ticket
+                self._backlog.put(ticket)
+                return
+            if known.attempt.fingerprint == attempt.fingerprint:
+                known.deliveries.append(delivery)
+                return
+        error = InvalidInput(f"generation_id {attempt.job.generation_id} is running with other parameters")
+        self._errands.submit(self._conclusion.rejected, [delivery], error)
+
+    def _start_waiting(self) -> None:
+        """Give each free place to the job whose turn it is."""
+        while len(self._running) < self._settings.max_concurrent and not self.stopping.is_set():
+            with self._lock:
+                ticket = self._backlog.take(self._running)
+                if ticket is None:
+                    return
+                self._running.add(ticket)
+            self._jobs.submit(self._work, ticket)
+
+    def _work(self, ticket: Ticket) -> None:
+        """One attempt, from its first event to its end; nothing escapes."""
+        attempt = ticket.attempt
+        end: Callable[[], None]
+        try:
+            ticket.control.begin()
+            self._listen(Started(generation_id=attempt.job.generation_id, attempt=attempt.number))
+            manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
+            end = partial(self._conclusion.settled, attempt, ticket.deliveries, manifest)
+        except Interrupted:
+            self._listen(HandedBack(generation_id=attempt.job.generation_id))
+            end = partial(self._conclusion.handed_back, ticket.deliveries)
+        except RemarqueError as error:
+            end = partial(self._conclusion.broken, attempt, ticket.deliveries, error)
+        except Exception as error:
+            LOG.exception("generation %d broke in a way nobody foresaw", attempt.job.generation_id)
+            foreseen = GenerationFailed(f"the generation broke inside the server ({type(error).__name__})")
+            end = partial(self._conclusion.broken, attempt, ticket.deliveries, foreseen)
+        self._end(ticket, end)
+
+    def _end(self, ticket: Ticket, end: Callable[[], None]) -> None:
+        """Settle the job. From here on a further delivery of it is a new ticket, which finds the outcome."""
+        ticket.lane.close(PROGRESS_PATIENCE_S)
+        with self._lock:
+            del self._tickets[ticket.attempt.job.generation_id]
+        try:
+            end()
+        except Exception:
+            LOG.exception("generation %d could not be settled; it is delivered again", ticket.attempt.job.generation_id)
+            self._conclusion.handed_back(ticket.deliveries)
+        with self._lock:
+            self._running.discard(ticket)
+        self._inbox.put(None)
+
+    def _emitter(self, ticket: Ticket) -> Emit:
+        def emit(event: Event) -> None:
+            self._listen(event)
+            if isinstance(event, Progress):
+                ticket.lane.put(event)
+
+        return emit
+
+    def _refuse(self, delivery: Delivery, message: Mapping[str, Any], error: InvalidInput) -> None:
+        """Dead-letter what cannot be read; where it names a generation, that generation failed."""
+        generation_id = generation_id_from(message)
+        if generation_id is None or message.get("type") != "image_generation":
+            self._conclusion.rejected([delivery], error)
+            return
+        job = Job(generation_id=generation_id, task_id="", prompt="", webhook_url=webhook_url_from(message))
+        self._conclusion.failed(_attempt(delivery, job, fingerprint(message)), [delivery], error)
+
+    def _cancel(self, delivery: Delivery, request: Cancel) -> None:
+        """Stop the job here at its next step; elsewhere the word left in the store is found."""
+        with self._lock:
+            ticket = self._tickets.get(request.generation_id)
+        if ticket is not None:
+            ticket.control.cancelled.set()
+            self._broker.ack(delivery)
+        else:
+            self._errands.submit(self._leave_word, delivery, request)
+
+    def _leave_word(self, delivery: Delivery, request: Cancel) -> None:
+        try:
+            if self._ledger.find(request.generation_id) is None:
+                self._ledger.request_cancel(request.generation_id)
+        except StorageError as error:
+            LOG.warning("the cancel of generation %d waits: %s", request.generation_id, error)
+            time.sleep(CANCEL_POLL_S)
+            self._broker.requeue(delivery)
+        else:
+            self._broker.ack(delivery)
+
+    def _watch_cancels(self) -> None:
+        """Look now and then whether another worker was told to cancel what runs here."""
+        while not self.stopping.wait(CANCEL_POLL_S):
+            with self._lock:
+                running = list(self._running)
+            for ticket in running:
+                try:
+                    if self._ledger.cancel_requested(ticket.attempt.job.generation_id):
+                        ticket.control.cancelled.set()
+                except StorageError as error:
+                    LOG.warning("cancels cannot be looked up: %s", error)
+                    break
+
+    def _wind_down(self) -> None:
+        """Hand back what has not begun; let the rest finish for half the grace, then stop it at its next step."""
+        until_s = time.monotonic() + self._settings.grace_s
+        self._broker.stop_consuming(self._broker.queues.work)
+        for ticket in self._backlog.drain():
+            self._conclusion.handed_back(ticket.deliveries)
+        while not self._inbox.empty():
+            delivery = self._inbox.get()
+            if delivery is not None:
+                self._conclusion.handed_back([delivery])
+        self._await_running(until_s - self._settings.grace_s / 2)
+        for ticket in list(self._running):
+            ticket.control.stopping.set()
+        self._await_running(until_s - FAREWELL_S)
+        self._errands.shutdown(wait=False, cancel_futures=True)
+        self._jobs.shutdown(wait=False, cancel_futures=True)
+
+    def _await_running(self, until_s: float) -> None:
+        while self._running and time.monotonic() < until_s:
+            time.sleep(0.02)
+
+
+def _attempt(delivery: Delivery, job: Job, identity: str) -> Attempt:
+    return Attempt(
+        job=job,
+        fingerprint=identity,
+        number=tried(delivery) + 1,
+        life=life(delivery),
+        redelivered=delivery.redelivered,
+    )
