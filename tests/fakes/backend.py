@@ -269,7 +269,9 @@ class _Handler(BaseHTTPRequestHandler):
         lines += [f"{name}: {value}" for name, value in answer.headers.items()]
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
         if not answer.between_s:
-            self.wfile.write(head + answer.body)
+            self.wfile.write(head)
+            for start in range(0, len(answer.body), 1 << 16):
+                self.wfile.write(answer.body[start : start + (1 << 16)])
             return
         for byte in head + answer.body:
             self.wfile.write(bytes([byte]))

@@ -5,21 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from uuid import uuid4
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from orchestrator.clients.buckets import BucketSettings
 from orchestrator.clients.storage import Storage
 from orchestrator.errors import InvalidInput, ObjectExists, ObjectNotFound, StorageError
-
-boto3 = pytest.importorskip("boto3", reason="moto's S3 server needs the extra test")
-moto = pytest.importorskip("moto.server", reason="moto's S3 server needs the extra test")
 
 REGION = "us-east-1"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
