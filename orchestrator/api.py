@@ -36,14 +36,11 @@ def build_app(not_ready: Callable[[], Mapping[str, str]], metrics: Callable[[], 
 
 
 class HttpServer:
-    """Serves an app from a thread of its own until :meth:`stop`; port 0 of ``host:port`` takes a free one."""
+    """Serves an app from a thread of its own until :meth:`stop`; port 0 takes a free one."""
 
-    def __init__(self, app: Starlette, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, host=host.strip("[]"), port=int(port), log_config=None, access_log=False)
-        )
-        self._address = address
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        self._server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False))
+        self._address = f"{host}:{port}"
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed = threading.Event()
 

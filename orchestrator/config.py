@@ -32,7 +32,9 @@ class QueueSettings:
     """The broker; its URL holds a password, so it stays out of every repr."""
 
     url: str | None = field(repr=False)
+    ca_file: Path | None
     max_concurrent_generations: int
+    fairness_window: int
     max_attempts: int
 
 
@@ -52,14 +54,18 @@ class StoreSettings:
 
     results: str | None
     allowed_input_prefixes: tuple[str, ...]
+    s3_endpoint_url: str | None
+    s3_region: str | None
+    gcs_endpoint_url: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenanceSettings:
-    """The C2PA credential as PEM files; both or neither."""
+    """The C2PA credential as PEM files, both or neither; without them a self-made key for development signs."""
 
     certificate: Path | None
     key: Path | None
+    development_key_folder: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +114,9 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         ),
         queue=QueueSettings(
             url=read.secret("RABBITMQ_URL", _amqp_url),
+            ca_file=read.optional("RABBITMQ_CA_FILE", _file),
             max_concurrent_generations=read.one("MAX_CONCURRENT_GENERATIONS", "10", _count(1, 256)),
+            fairness_window=read.one("FAIRNESS_WINDOW", "40", _count(0, 10_000)),
             max_attempts=read.one("MAX_ATTEMPTS", "3", _count(1, 100)),
         ),
         webhooks=WebhookSettings(
@@ -120,8 +128,15 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         store=StoreSettings(
             results=read.optional("RESULT_STORE", _store_url),
             allowed_input_prefixes=read.several("ALLOWED_INPUT_PREFIXES", _input_prefix),
+            s3_endpoint_url=read.optional("S3_ENDPOINT_URL", _http_url),
+            s3_region=read.optional("S3_REGION", str),
+            gcs_endpoint_url=read.optional("GCS_ENDPOINT_URL", _http_url),
         ),
-        provenance=ProvenanceSettings(certificate=certificate, key=key),
+        provenance=ProvenanceSettings(
+            certificate=certificate,
+            key=key,
+            development_key_folder=read.one("DEVELOPMENT_KEY_FOLDER", ".remarque/development-key", Path),
+        ),
         service=ServiceSettings(
             http_host=host,
             http_port=port,

@@ -11,6 +11,7 @@
     │   ├── SignatureNotFound          SIGNATURE_NOT_FOUND
     │   ├── SignatureInvalid           SIGNATURE_INVALID
     │   ├── ContentRejected            CONTENT_REJECTED
+    │   ├── InferenceDisabled          MODEL_UNAVAILABLE, by an operator's switch
     │   └── Cancelled                  CANCELLED
     ├── GenerationFailed               GENERATION_FAILED, nothing better is known
     │   ├── OutOfMemory                GPU_OOM
@@ -84,6 +85,12 @@ class ContentRejected(Refused):
     """The content policy refused the prompt or the picture."""
 
     code = "CONTENT_REJECTED"
+
+
+class InferenceDisabled(Refused):
+    """An operator switched inference off, and had jobs refused rather than mocked."""
+
+    code = "MODEL_UNAVAILABLE"
 
 
 class Cancelled(Refused):

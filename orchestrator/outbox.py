@@ -68,9 +68,12 @@ class Broker(Protocol):
 class Outbox:
     """Puts outcomes into the durable queue, and empties that queue into the backend."""
 
-    def __init__(self, broker: Broker, sender: Sender, count: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, broker: Broker, sender: Sender, milestone_sender: Sender, *, count: Callable[[str, str], None]
+    ) -> None:
         self._broker = broker
         self._sender = sender
+        self._milestone_sender = milestone_sender
         self._count = count
         self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._drain, name=f"webhook-{i}", daemon=True) for i in range(SENDERS)]
@@ -111,7 +114,7 @@ class Outbox:
         """One try, best effort: a milestone that is not accepted is counted and forgotten."""
         identity = webhook_id(event.generation_id, "progress", progress_percent=event.progress_percent)
         try:
-            self._sender.send("progress", body_of(event), webhook_id=identity, webhook_url=webhook_url)
+            self._milestone_sender.send("progress", body_of(event), webhook_id=identity, webhook_url=webhook_url)
         except WebhookUndelivered as error:
             self._count("progress", "undelivered" if error.retryable else "refused")
             what = f"generation {event.generation_id}: milestone {event.progress_percent} %"

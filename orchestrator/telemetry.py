@@ -38,7 +38,9 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("pika").setLevel("ERROR")  # it warns of every reconnect that we handle and log ourselves
+    # Both tell of every turn of theirs; what matters of it, we log ourselves.
+    logging.getLogger("pika").setLevel("ERROR")
+    logging.getLogger("uvicorn").setLevel("WARNING")
 
 
 class Telemetry:
