@@ -89,7 +89,7 @@ class Buckets:
                 # A server that stores and then answers 500 makes obstore's own second try come second to its first.
                 etag = self._own_etag(address, writer)
         size_bytes = self.size(address)
-        if outgoing.create_only and size_bytes != len(outgoing.data):
+        if size_bytes != len(outgoing.data):
             raise StorageError(f"{address.uri()} is {size_bytes} bytes in the store, {len(outgoing.data)} were sent")
         return etag
 
@@ -144,12 +144,14 @@ class Buckets:
     def _client(self, address: Address) -> "ClientConfig":
         settings = self._settings
         endpoint = settings.s3_endpoint_url if address.scheme == "s3" else settings.gcs_endpoint_url
-        return {
+        client: ClientConfig = {
             "connect_timeout": timedelta(seconds=settings.connect_timeout_s),
             "read_timeout": timedelta(seconds=settings.stall_timeout_s),
             "timeout": timedelta(seconds=settings.request_timeout_s),
-            "allow_http": endpoint is not None and endpoint.startswith("http://"),
         }
+        if endpoint is not None and endpoint.startswith("http://"):
+            client["allow_http"] = True
+        return client
 
     def _retry(self) -> "RetryConfig":
         return {

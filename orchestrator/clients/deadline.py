@@ -63,10 +63,8 @@ def call_deadline(total_s: float) -> Iterator[Call]:
         _here.call = None
 
 
-def first_bytes(response: object, limit_bytes: int) -> bytes:
+def first_bytes(response: BaseHTTPResponse, limit_bytes: int) -> bytes:
     """Up to ``limit_bytes`` of a urllib3 response's body as it came, not decompressed; what a broken one still gave."""
-    if not isinstance(response, BaseHTTPResponse):
-        return b""
     try:
         return response.read(limit_bytes, decode_content=False)
     except (HTTPError, OSError):

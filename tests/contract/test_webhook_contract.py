@@ -217,6 +217,14 @@ def test_a_backend_that_trickles_is_cut_off_at_the_deadline(backend: Backend) ->
     assert 0.5 < time.monotonic() - begun_s < 5
 
 
+def test_the_status_counts_even_where_the_rest_of_the_answer_never_comes(backend: Backend) -> None:
+    sender = make_sender(backend.url, patience=Patience(read_s=0.3))
+    backend.script("complete", Answer(status=502, stall_s=30, body=b"x"), Answer(status=200, stall_s=30, body=b"x"))
+    assert failure(sender).status == 502
+    complete(sender)
+    sender.close()
+
+
 def test_a_host_that_drops_packets_is_given_up_after_the_connect_timeout() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))

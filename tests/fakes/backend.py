@@ -39,6 +39,7 @@ class Answer:
     processed: bool = True  # whether the event takes effect, whatever is answered
     before_s: float = 0.0  # waits so long before the first byte
     between_s: float = 0.0  # sends byte by byte with such pauses
+    stall_s: float = 0.0  # waits so long between head and body
     cut: bool = False  # closes the connection instead of answering
 
 
@@ -270,6 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
         if not answer.between_s:
             self.wfile.write(head)
+            backend.pause(answer.stall_s)
             for start in range(0, len(answer.body), 1 << 16):
                 self.wfile.write(answer.body[start : start + (1 << 16)])
             return

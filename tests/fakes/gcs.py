@@ -37,7 +37,8 @@ class Fault:
     status: int = 500
     stores: bool = False  # takes effect before it answers
     delay_s: float = 0.0  # waits before it answers; with status 200 it is only slow
-    flips_a_bit: bool = False  # serves or keeps damaged bytes
+    flips_a_bit: bool = False  # serves damaged bytes
+    loses_a_byte: bool = False  # keeps one byte less than was sent
 
 
 class GoogleStorage:
@@ -132,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = google.fault(self.command, key)
         if fault is not None:
             google.pause(fault.delay_s)
-            if fault.flips_a_bit and data:
-                data = bytes([data[0] ^ 1]) + data[1:]
+            if fault.loses_a_byte:
+                data = data[:-1]
             if fault.status != 200 and not fault.stores:
                 return self._answer(fault.status, b"<Error><Code>Scripted</Code></Error>")
         if bucket not in google.buckets:

@@ -143,6 +143,12 @@ def test_a_bit_that_flipped_on_the_way_back_is_noticed(storage: Storage, google:
         storage.read(uri, limit_bytes=7)
 
 
+def test_a_store_that_keeps_fewer_bytes_than_were_sent_is_noticed(storage: Storage, google: GoogleStorage) -> None:
+    google.fail(Fault("PUT", status=200, loses_a_byte=True))
+    with pytest.raises(StorageError, match="is 6 bytes in the store, 7 were sent"):
+        storage.write(storage.result_uri("a"), b"picture", content_type="a/b")
+
+
 def test_an_object_over_the_limit_is_refused(storage: Storage, google: GoogleStorage) -> None:
     google.put("inputs", "models/a", b"x" * SIZE_BYTES, {})
     with pytest.raises(InvalidInput, match="larger than 2999999 bytes"):
@@ -162,6 +168,21 @@ def test_a_bucket_that_does_not_exist_fails_a_write_retryably(google: GoogleStor
     with pytest.raises(StorageError, match="bucket nowhere does not exist") as caught:
         Storage("gs://nowhere", buckets=buckets).probe()
     assert caught.value.retryable
+
+
+def test_credentials_come_from_the_variables_google_documents(
+    google: GoogleStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
+    Storage("gs://results", buckets=BucketSettings(gcs_endpoint_url=google.url)).probe()
+    assert google.count("PUT") == 1
+
+
+def test_an_endpoint_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
+    monkeypatch.setenv("GOOGLE_BASE_URL", "https://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9/results"):
+        Storage("gs://results", buckets=BucketSettings(max_retries=0)).probe()
 
 
 def test_the_probe_passes_and_leaves_nothing(storage: Storage, google: GoogleStorage) -> None:

@@ -115,6 +115,13 @@ def test_the_probe_passes_and_leaves_nothing(storage: Storage, bucket: str) -> N
     assert storage.list(f"s3://{bucket}/out") == ()
 
 
+def test_region_and_endpoint_may_come_from_the_environment(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
+        Storage(f"s3://{bucket}", buckets=BucketSettings(max_retries=0)).probe()
+
+
 def test_a_store_that_is_down_is_a_retryable_error() -> None:
     buckets = BucketSettings(s3_endpoint_url="http://127.0.0.1:9", s3_region=REGION, max_retries=0)
     with pytest.raises(StorageError) as caught:

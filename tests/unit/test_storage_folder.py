@@ -38,6 +38,7 @@ def write(storage: Storage, key: str, data: bytes, *, create_only: bool = False)
 @pytest.mark.parametrize("key", ["generations/gen-1.png", "한글 그림.png", "a+b", "a%2Fb", "a%20b", "100%"])
 def test_what_was_written_is_read_back(storage: Storage, results: Path, key: str) -> None:
     uri = write(storage, key, b"picture")
+    assert storage.exists(uri)
     assert storage.read(uri, limit_bytes=7) == b"picture"
     assert (results / key).read_bytes() == b"picture"
 
