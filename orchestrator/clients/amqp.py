@@ -104,7 +104,8 @@ def reason(error: BaseException) -> str:
         error = inner
     if isinstance(error, pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed):
         return f"{error.reply_text} ({error.reply_code})"
-    return str(error) or type(error).__name__
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return text or type(error).__name__
 
 
 @dataclass(eq=False, slots=True)
@@ -175,11 +176,12 @@ class Link:
             return True
 
     def _say_goodbye(self) -> None:
-        if not (self._connection.is_closing or self._connection.is_closed):
+        if self._connection.is_open:
             self._connection.close()
 
     def _terminate(self, why: str) -> None:
-        if not self._connection.is_closed:
+        # Not while it opens: pika's abort of that fails, and the connect timeout ends it anyway.
+        if self._opened_at is not None and not self._connection.is_closed:
             # What pika's own heartbeat checker calls; a public close() waits for the peer's answer.
             self._connection._terminate_stream(pika.exceptions.AMQPHeartbeatTimeout(why))
 
@@ -218,6 +220,8 @@ class Link:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         log.info("%s connected to its broker", self._name)
+        if self._closing.is_set():
+            self._say_goodbye()
         for kept in tuple(self._kept):
             self._open_channel(kept)
 

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 ATTEMPT = "x-attempt"
+"""How often a job was tried. Ours, because brokers differ in what they count."""
+LIFE = "x-life"
+"""How often an operator replayed a job that was given up."""
 REASON = "x-reason"
 ERROR = "x-error"
 ATTEMPTS = "x-attempts"
 FIRST_DEATH = "x-first-death"
+ORIGIN = "x-origin"
+"""The queue that a dead message came from and goes back to."""
 MAX_ERROR_CHARS = 1000
 
 
@@ -30,17 +35,35 @@ class Delivery:
     delivery_tag: int
     connection_generation: int
 
-    @property
-    def attempt(self) -> int:
-        """1 for a message that never came back; only ``x-attempt`` counts, for brokers differ in what they count."""
-        value = self.headers.get(ATTEMPT)
-        return value if isinstance(value, int) and value > 0 else 1
-
 
 def death_headers(delivery: Delivery, *, reason: str, error: str, attempts: int, now: datetime) -> dict[str, object]:
-    """Headers for ``.dead``: why, how often it was tried, and when it died first, replays included."""
-    first = delivery.headers.get(FIRST_DEATH) or now.astimezone(UTC).isoformat(timespec="seconds")
-    return {REASON: reason, ERROR: error[:MAX_ERROR_CHARS], ATTEMPTS: attempts, FIRST_DEATH: first}
+    """Headers for ``.dead``: why, from where, how often it was tried, and when it died first, replays included."""
+    return {
+        REASON: reason,
+        ERROR: error[:MAX_ERROR_CHARS],
+        ATTEMPTS: attempts,
+        ORIGIN: delivery.queue,
+        LIFE: life(delivery),
+        FIRST_DEATH: delivery.headers.get(FIRST_DEATH) or now.astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def replay_headers(dead: Delivery) -> dict[str, object]:
+    """Headers for one more life: attempts are counted from the start again."""
+    kept = {FIRST_DEATH: dead.headers[FIRST_DEATH]} if FIRST_DEATH in dead.headers else {}
+    return kept | {LIFE: life(dead) + 1}
+
+
+def tried(delivery: Delivery) -> int:
+    """0 for a message that never came back."""
+    value = delivery.headers.get(ATTEMPT)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def life(delivery: Delivery) -> int:
+    """0 for a message that no operator replayed."""
+    value = delivery.headers.get(LIFE)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,9 @@ class Broker:
         """Hand each delivery to ``on_delivery``, on the connection's thread: it must return at once and not raise."""
         self._consumer.consume(queue, prefetch, on_delivery)
 
-    def stop_consuming(self) -> None:
-        """Returns when the broker will deliver nothing more; what was delivered can still be acked or requeued."""
-        self._consumer.stop()
+    def stop_consuming(self, queue: str | None = None) -> None:
+        """Returns when nothing more of ``queue``, or of any, will come; what came can still be acked or requeued."""
+        self._consumer.stop(queue)
 
     def ack(self, delivery: Delivery) -> None:
         """The message is done; without effect, and counted, where its connection is gone."""
@@ -109,10 +109,13 @@ class Browser:
         self._queue = queue
 
     def __iter__(self) -> Iterator[Delivery]:
-        while True:
+        """What was there when the look began, not what comes meanwhile."""
+        left = 1
+        while left > 0:
             method, properties, body = self._channel.basic_get(self._queue)
             if method is None:
                 return
+            left = method.message_count if method.delivery_tag == 1 else left - 1
             headers, message_id = properties.headers or {}, properties.message_id
             yield Delivery(body, headers, message_id, method.redelivered, self._queue, method.delivery_tag, 0)
 
