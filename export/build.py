@@ -1,0 +1,179 @@
+"""One build from checkpoint to published repository, stage by stage."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, TextIO
+
+import onnx
+
+from export import description, specs
+from export.binding import bind
+from export.checkpoint import Checkpoint
+from export.config_pbtxt import GRAPH_FILE, PLAN_FILE, Serving, render
+from export.errors import ExportError
+from export.graph_cache import GraphCache
+from export.progress import Progress
+from export.repository import check_space, publish, staging
+from export.session import Session
+
+_PYTHON_MODEL: Final = Path(__file__).resolve().parents[1] / "model_repository" / "model.py"
+_BYTES: Final = {specs.Precision.FP32: 4, specs.Precision.FP16: 2, specs.Precision.BF16: 2}
+# (seconds, seconds per GB of weights) of each stage on two idle cores: only their proportions matter to the time left.
+_COSTS_S: Final = {
+    "trace": (15.0, 12.0),
+    "weights": (0.1, 2.0),
+    "compare": (2.0, 8.0),
+    "engine": (4.0, 12.0),
+    "description": (1.0, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One build, nothing optional left."""
+
+    checkpoint: Checkpoint
+    name: str
+    out: Path
+    serving: Serving
+    precision: specs.Precision
+    cache: GraphCache
+    retrace: bool
+    compute_capabilities: Sequence[int]
+
+    @property
+    def graphs(self) -> tuple[specs.Graph, ...]:
+        return specs.graphs_of(self.checkpoint.architecture)
+
+    @property
+    def has_engines(self) -> bool:
+        return self.serving.runtime is not specs.Runtime.ONNX
+
+    def weights_bytes(self, graph: specs.Graph) -> int:
+        """Size of a graph's weights at the precision it gets; a VAE's two graphs hold about half each."""
+        elements = self.checkpoint.weights(graph.component).elements
+        share = sum(other.component == graph.component for other in self.graphs)
+        return elements * _BYTES[specs.precision_of(graph, self.precision)] // share
+
+
+def build(request: Request, stream: TextIO) -> None:
+    """Builds and publishes the repository, telling ``stream`` what it does."""
+    traced = {graph.name: request.retrace or _prepared(request, graph) is None for graph in request.graphs}
+    _check_tools(request, [name for name, needed in traced.items() if needed])
+    size_bytes = sum(map(request.weights_bytes, request.graphs))
+    check_space(request.out.absolute(), size_bytes * (2 if request.has_engines else 1) + 50_000_000)
+    with staging(request.out) as folder:
+        progress = Progress(stream, _work(request, traced))
+        models = folder / "models"
+        for graph in request.graphs:
+            _build_model(request, graph, folder, progress)
+        with progress.stage("description", _cost_s("description", size_bytes)):
+            _describe(request, folder)
+        publish(models, request.out)
+    stream.write(f"{request.out}: {request.name}, {request.serving.runtime}, {size_bytes / 1e6:.0f} MB of weights\n")
+    if find_spec("torch") is None:
+        stream.write("torch is not installed, so the graphs were not compared with it\n")
+
+
+def _build_model(request: Request, graph: specs.Graph, folder: Path, progress: Progress) -> None:
+    precision = specs.precision_of(graph, request.precision)
+    version = folder / "models" / graph.name / "1"
+    version.mkdir(parents=True)
+    bound = folder / f"{graph.name}.bound"
+    bound.mkdir()
+    path = bound / GRAPH_FILE
+    size_bytes = request.weights_bytes(graph)
+    model = _graph(request, graph, precision, progress)
+    with progress.stage(f"{graph.name}: weights", _cost_s("weights", size_bytes)) as stage:
+        bind(model, request.checkpoint.weights(graph.component), path, stage.advance)
+    _verify(request, graph, path, progress)
+    if request.has_engines:
+        from export import to_tensorrt
+
+        with progress.stage(f"{graph.name}: engine", _cost_s("engine", size_bytes)) as stage:
+            order = to_tensorrt.Order(graph, request.serving.runtime, request.compute_capabilities)
+            built_bytes = to_tensorrt.build_engine(path, order, version / PLAN_FILE, stage.tell)
+            stage.result = f"{built_bytes / 1e6:.1f} MB"
+    else:
+        for file in (path, path.with_name(f"{path.name}.data")):
+            file.rename(version / file.name)
+    if request.serving.device is specs.Device.CPU:
+        shutil.copyfile(_PYTHON_MODEL, version / _PYTHON_MODEL.name)
+    (version.parent / "config.pbtxt").write_text(render(graph, request.serving, precision), "utf-8")
+
+
+def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, progress: Progress) -> onnx.ModelProto:
+    found = None if request.retrace else _prepared(request, graph)
+    if found is None:
+        from export import to_onnx
+
+        with progress.stage(f"{graph.name}: trace", _cost_s("trace", request.weights_bytes(graph))) as stage:
+            model = to_onnx.trace(graph, request.checkpoint, precision)
+            found = request.cache.keep(graph, request.checkpoint, precision, model)
+            stage.result = f"{len(model.graph.node)} nodes, kept as {found.name}"
+    return onnx.load_model(found, load_external_data=False)
+
+
+def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress) -> None:
+    precision = specs.precision_of(graph, request.precision)
+    with progress.stage(f"{graph.name}: compare", _cost_s("compare", request.weights_bytes(graph))) as stage:
+        if find_spec("torch") is None:
+            stage.result = "left out: torch is not installed"
+            return
+        from export import verify
+
+        if not verify.can_run(precision):
+            stage.result = f"left out: ONNX Runtime does not compute in {precision} on a CPU"
+            return
+        stage.result = ", ".join(map(str, verify.verify(graph, path, request.checkpoint, precision)))
+
+
+def _describe(request: Request, folder: Path) -> None:
+    models = folder / "models"
+    decoder = next(graph for graph in request.graphs if graph.name == "vae_decoder")
+    (latents,) = decoder.inputs
+    wire = specs.wire_type(latents.kind, specs.precision_of(decoder, request.precision))
+    path = (folder / f"{decoder.name}.bound" if request.has_engines else models / decoder.name / "1") / GRAPH_FILE
+    session = Session(path)
+    content = description.describe(
+        request.checkpoint,
+        request.name,
+        lambda value: session.run({latents.name: value.astype(wire)})[decoder.outputs[0].name],
+    )
+    description.write_tokenizer(request.checkpoint, models / "text_encoder" / "tokenizer")
+    (models / description.DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _prepared(request: Request, graph: specs.Graph) -> Path | None:
+    return request.cache.find(graph, request.checkpoint, specs.precision_of(graph, request.precision))
+
+
+def _check_tools(request: Request, traced: Sequence[str]) -> None:
+    """Says what is missing before anything is built rather than in the middle."""
+    if traced and any(find_spec(name) is None for name in ("torch", "diffusers", "transformers", "onnxscript")):
+        raise ExportError(
+            f"no prepared graph fits {', '.join(traced)} of {request.name}, and tracing needs torch: "
+            "pip install 'remarque[export]'"
+        )
+    if request.has_engines:
+        from export import to_tensorrt
+
+        to_tensorrt.check_available(request.serving.runtime)
+
+
+def _work(request: Request, traced: Mapping[str, bool]) -> float:
+    stages = ("weights", "compare", "engine") if request.has_engines else ("weights", "compare")
+    total = _cost_s("description", sum(map(request.weights_bytes, request.graphs)))
+    for graph in request.graphs:
+        wanted = ("trace", *stages) if traced[graph.name] else stages
+        total += sum(_cost_s(stage, request.weights_bytes(graph)) for stage in wanted)
+    return total
+
+
+def _cost_s(stage: str, size_bytes: int) -> float:
+    fixed_s, per_gb_s = _COSTS_S[stage]
+    return fixed_s + per_gb_s * size_bytes / 1e9

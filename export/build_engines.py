@@ -1,0 +1,128 @@
+"""Turns a Stable Diffusion 1.x checkpoint into a model repository that Triton serves.
+
+  python export/build_engines.py --checkpoint demo/checkpoint --runtime onnx --out models
+  python export/build_engines.py --checkpoint owner/name --runtime tensorrt --precision fp16 --out model_repository
+
+The checkpoint is a folder in diffusers layout (what save_pretrained writes) or a hub id, which is downloaded once. Four
+graphs are made of it: text_encoder, unet, vae_decoder, vae_encoder; batch, height and width stay open. Each is compared
+with the checkpoint's own network in torch, and the largest difference of every output is printed.
+
+A graph depends on the architecture alone. Where one was prepared before, in --graphs or in the folders searched by
+default, it is only filled with this checkpoint's weights: that takes seconds and needs no torch. Without torch the
+comparison is left out, and the build says so.
+
+  runtime        what is built                               who runs it
+  onnx           ONNX graphs                                 Triton on a CPU; with --device gpu its ONNX Runtime backend
+  tensorrt       TensorRT engines for this machine's GPU     Triton's TensorRT backend of the same TensorRT version
+  tensorrt-rtx   TensorRT-RTX engines for --sm               TensorRT-RTX's own runtime; Triton has no backend for it
+
+The repository appears as a whole or not at all: it is built in a folder beside --out and moved there at the end.
+Exit codes: 0 built; 1 a graph does not agree with torch; 2 the input or this machine is at fault, said in a sentence;
+130 interrupted.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # Called as a script, Python puts this file's folder in front of the checkout's.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from export.build import Request, build
+from export.checkpoint import open_checkpoint
+from export.config_pbtxt import LOCAL_RUNTIMES, Serving
+from export.errors import ExportError
+from export.graph_cache import SHIPPED, GraphCache, user_folder
+from export.specs import Device, Precision, Runtime
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        build(_request(options), sys.stdout)
+    except ExportError as error:
+        print(f"build_engines: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\nbuild_engines: interrupted; {options.out} is as it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    runtime = Runtime(options.runtime)
+    device = Device(options.device) if runtime is Runtime.ONNX else Device.GPU
+    asked = Precision.FP32 if device is Device.CPU else Precision.FP16
+    precision = asked if options.precision is None else Precision(options.precision)
+    if device is Device.CPU and precision is not Precision.FP32:
+        raise ExportError(
+            f"--precision {precision} is for a GPU; graphs for a CPU are fp32, "
+            "and --local-runtime openvino-bf16 computes them in bf16"
+        )
+    checkpoint = open_checkpoint(options.checkpoint)
+    return Request(
+        checkpoint=checkpoint,
+        name=options.name or checkpoint.name,
+        out=options.out,
+        serving=Serving(runtime, device, options.local_runtime, options.threads),
+        precision=precision,
+        cache=GraphCache((options.graphs,) if options.graphs else (SHIPPED, user_folder())),
+        retrace=options.retrace,
+        compute_capabilities=tuple(options.sm),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_engines.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="FOLDER_OR_ID", help="diffusers folder, or hub id such as owner/name")
+    add("--runtime", required=True, choices=[runtime.value for runtime in Runtime], help="what runs the graphs (above)")
+    add(
+        "--out", required=True, type=Path, metavar="FOLDER", help="the model repository; its other files are left alone"
+    )
+    add(
+        "--precision",
+        choices=[precision.value for precision in Precision],
+        help="default: fp32 for a CPU, fp16 for a GPU",
+    )
+    add(
+        "--device",
+        choices=[device.value for device in Device],
+        default="cpu",
+        help="with --runtime onnx (default: cpu)",
+    )
+    add(
+        "--local-runtime",
+        choices=LOCAL_RUNTIMES,
+        default="auto",
+        help="on a CPU; auto is OpenVINO in the fastest precision this CPU computes in",
+    )
+    add("--threads", type=int, default=0, metavar="N", help="of each model on a CPU (default: every core)")
+    add(
+        "--sm",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="NN",
+        help="compute capabilities of a TensorRT-RTX engine, for example 86 89 (default: this machine's GPU)",
+    )
+    add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")
+    add(
+        "--graphs",
+        type=Path,
+        metavar="FOLDER",
+        help="prepared graphs; new ones are kept there (default: demo/graphs, then ~/.cache/remarque/graphs)",
+    )
+    add("--retrace", action="store_true", help="trace every graph anew, prepared or not")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

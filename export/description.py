@@ -1,0 +1,116 @@
+"""What the orchestrator must know of a checkpoint besides its networks: ``remarque.json`` and the tokenizer's files."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import specs
+from export.checkpoint import Checkpoint
+from export.errors import ExportError
+
+FORMAT: Final = 1
+DESCRIPTION_FILE: Final = "remarque.json"
+# What diffusers' schedulers assume where their config is silent; the class decides.
+_SPACING: Final[Mapping[str, str]] = {
+    "DDIMScheduler": "leading",
+    "DDPMScheduler": "leading",
+    "LCMScheduler": "leading",
+    "PNDMScheduler": "leading",
+}
+_SCHEDULER_DEFAULTS: Final[Mapping[str, Any]] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+}
+_PREVIEW_LATENTS: Final = (8, 4, 16, 16)
+_PREVIEW_SEED: Final = 7
+
+Decode = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+"""Latents [n,4,h,w] -> pictures uint8 [n,8h,8w,3]."""
+
+
+def describe(checkpoint: Checkpoint, name: str, decode: Decode) -> dict[str, Any]:
+    """The content of ``remarque.json``; ``decode`` is the built VAE decoder."""
+    architecture = checkpoint.architecture
+    graphs = specs.graphs_of(architecture)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "family": "sd1",
+        "weights_sha256": checkpoint.weights_sha256,
+        "models": {graph.name: checkpoint.digest(graph.component) for graph in graphs},
+        "scheduler": _schedule(checkpoint.configs["scheduler"]),
+        "latent_channels": architecture.latent_channels,
+        "vae_scale_factor": architecture.vae_scale_factor,
+        "cross_attention_dim": architecture.text_width,
+        "max_tokens": specs.MAX_TOKENS,
+        "max_chunks": specs.MAX_CHUNKS,
+        "min_size_px": specs.MIN_SIZE_PX,
+        "max_size_px": specs.MAX_SIZE_PX,
+        "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
+        "preview": fit_preview(decode, architecture.latent_channels),
+    }
+
+
+def fit_preview(decode: Decode, channels: int) -> dict[str, Any]:
+    """The matrix and bias of ``rgb = latents @ matrix + bias``, rgb from 0 to 1, nearest to what the VAE decodes.
+
+    Least squares over smooth random latents (white noise is nothing a VAE has seen), each pixel's cell averaged.
+    """
+    rows, _, height, width = _PREVIEW_LATENTS
+    latents = _smooth_latents((rows, channels, height, width))
+    pictures = decode(latents).astype(np.float64) / 255.0
+    cell = pictures.shape[1] // height
+    colours = pictures.reshape(rows, height, cell, width, cell, 3).mean(axis=(2, 4)).reshape(-1, 3)
+    values = latents.transpose(0, 2, 3, 1).reshape(-1, channels).astype(np.float64)
+    design = np.concatenate([values, np.ones((len(values), 1))], axis=1)
+    solution = np.linalg.lstsq(design, colours, rcond=None)[0]
+    return {"matrix": solution[:channels].round(5).tolist(), "bias": solution[channels].round(5).tolist()}
+
+
+def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """``vocab.json`` and ``merges.txt``, also where the checkpoint holds only the newer ``tokenizer.json``."""
+    source = checkpoint.folder / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("vocab.json", "merges.txt")
+    try:
+        if all((source / name).is_file() for name in names):
+            for name in names:
+                (folder / name).write_bytes((source / name).read_bytes())
+            return
+        model = json.loads((source / "tokenizer.json").read_text("utf-8"))["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
+        (folder / "merges.txt").write_text("\n".join(("#version: 0.2", *merges)) + "\n", "utf-8")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{source} holds no CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)") from error
+
+
+def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("trained_betas") is not None:
+        raise ExportError("the scheduler config lists trained_betas; a beta_schedule by name is served")
+    spacing = _SPACING.get(str(config.get("_class_name")), "linspace")
+    kept = {key: config.get(key, default) for key, default in _SCHEDULER_DEFAULTS.items()}
+    return {**kept, "timestep_spacing": config.get("timestep_spacing", spacing)}
+
+
+def _smooth_latents(shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Noise of standard deviation 1 whose finest detail is four latents wide."""
+    rows, channels, height, width = shape
+    coarse = np.random.default_rng(_PREVIEW_SEED).standard_normal((rows, channels, height // 4, width // 4))
+    smooth = coarse
+    for axis, size in ((2, height), (3, width)):
+        smooth = np.apply_along_axis(_stretch, axis, smooth, size)
+    smooth /= smooth.std(axis=(0, 2, 3), keepdims=True)
+    return smooth.astype(np.float32)
+
+
+def _stretch(line: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    return np.interp(np.linspace(0, len(line) - 1, size), np.arange(len(line)), line)

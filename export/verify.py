@@ -1,0 +1,111 @@
+"""Compares a bound graph, run by ONNX Runtime, with the checkpoint's own network in torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export import specs, to_onnx
+from export.checkpoint import Checkpoint
+from export.errors import VerificationError
+from export.session import Session
+
+# Largest difference allowed, as a share of the output's largest value. A picture is rounded to 255 levels, so values
+# that differ in their last bit may come out one level apart.
+_TOLERANCE: Final[Mapping[specs.Precision, float]] = {specs.Precision.FP32: 1e-4, specs.Precision.FP16: 3e-2}
+_TOLERANCE_LEVELS: Final[Mapping[specs.Precision, int]] = {specs.Precision.FP32: 1, specs.Precision.FP16: 12}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from torch's, at worst, over every case compared."""
+
+    output: str
+    largest: float
+    scale: float
+    """The largest value of torch's output: 255 for pictures."""
+    allowed: float
+
+    @property
+    def share(self) -> float:
+        return self.largest / self.scale
+
+    def __str__(self) -> str:
+        return f"{self.output} {self.largest:.2g} of {self.scale:.3g}"
+
+
+def can_run(precision: specs.Precision) -> bool:
+    """Whether ONNX Runtime computes in this precision on a CPU."""
+    return precision in _TOLERANCE
+
+
+def verify(
+    graph: specs.Graph, path: Path, checkpoint: Checkpoint, precision: specs.Precision, seed: int = 0
+) -> tuple[Difference, ...]:
+    """The largest difference of each output over one row and three, square and not; torch computes in fp32.
+
+    Raises VerificationError where one exceeds what the precision explains.
+    """
+    session = Session(path)
+    network = to_onnx.load(graph, checkpoint)
+    generator = np.random.default_rng(seed)
+    worst: dict[str, Difference] = {}
+    for rows, stretch in ((1, 0), (3, 1)):
+        inputs = example(graph, checkpoint, rows, stretch, generator)
+        with torch.inference_mode():
+            answer = network(*(torch.from_numpy(value) for value in inputs.values()))
+        expected = answer if isinstance(answer, tuple) else (answer,)
+        wire = {tensor.name: specs.wire_type(tensor.kind, precision) for tensor in graph.inputs}
+        reached = session.run({name: value.astype(wire[name]) for name, value in inputs.items()})
+        for tensor, value in zip(graph.outputs, expected, strict=True):
+            found = _difference(tensor, value.numpy(), reached[tensor.name], precision)
+            worst[tensor.name] = max(worst.get(tensor.name, found), found, key=lambda d: d.share)
+    for difference in worst.values():
+        # Written so that NaN fails too.
+        if not difference.share <= difference.allowed:
+            raise VerificationError(
+                f"{graph.name}: {difference.output} is {difference.largest:.2g} from torch's, whose largest "
+                f"value is {difference.scale:.3g}; {precision} explains {difference.allowed * difference.scale:.2g}"
+            )
+    return tuple(worst.values())
+
+
+def example(
+    graph: specs.Graph, checkpoint: Checkpoint, rows: int, stretch: int, generator: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Inputs of the smallest size served, ``stretch`` steps wider than high and as many chunks of text longer."""
+
+    def size(dim: int | specs.Axis) -> int:
+        if isinstance(dim, int):
+            return dim
+        return dim.minimum + (stretch * dim.multiple if dim.name not in ("h", "H") else 0)
+
+    inputs: dict[str, NDArray[Any]] = {}
+    for tensor in graph.inputs:
+        shape = (rows, *(size(dim) for dim in tensor.dims))
+        if tensor.name == "input_ids":
+            vocabulary = checkpoint.configs["text_encoder"]["vocab_size"]
+            inputs[tensor.name] = generator.integers(0, vocabulary, shape, dtype=np.int64)
+        elif tensor.name == "timestep":
+            inputs[tensor.name] = generator.integers(0, 1000, shape).astype(np.float32)
+        elif tensor.kind is specs.Kind.UINT8:
+            inputs[tensor.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            inputs[tensor.name] = generator.standard_normal(shape, dtype=np.float32)
+    return inputs
+
+
+def _difference(
+    tensor: specs.Tensor, expected: NDArray[Any], reached: NDArray[Any], precision: specs.Precision
+) -> Difference:
+    if expected.shape != reached.shape:
+        raise VerificationError(f"{tensor.name} has shape {reached.shape}; torch gives {expected.shape}")
+    largest = float(np.abs(expected.astype(np.float64) - reached.astype(np.float64)).max())
+    if tensor.kind is specs.Kind.UINT8:
+        return Difference(tensor.name, largest, 255.0, _TOLERANCE_LEVELS[precision] / 255.0)
+    scale = float(np.abs(expected).max()) if tensor.kind is specs.Kind.NETWORK else 1.0
+    return Difference(tensor.name, largest, max(scale, 1e-3), _TOLERANCE[precision])
