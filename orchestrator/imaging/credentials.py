@@ -81,10 +81,11 @@ def verify(data: bytes, mime_type: str, trust_anchors: bytes | None = None) -> C
             c2pa.Reader(mime_type, io.BytesIO(data), context=context) as reader,
         ):
             return _verdict(json.loads(reader.json()))
-    except (c2pa.C2paError.ManifestNotFound, c2pa.C2paError.RemoteManifest):
+    except c2pa.C2paError.ManifestNotFound:
         return Credentials(state="absent")
     except c2pa.C2paError as error:
-        return Credentials(state="tampered", problems=(clean(str(error)),))
+        is_elsewhere = str(error).startswith("Remote")
+        return Credentials(state="absent" if is_elsewhere else "tampered", problems=(clean(str(error)),))
 
 
 def _manifest(provenance: Provenance, mime_type: str) -> dict[str, object]:

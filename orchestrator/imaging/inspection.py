@@ -83,12 +83,13 @@ def _page(inspection: Inspection) -> Iterator[str]:
     yield from _section("Generation parameters", {"": inspection.parameters} if inspection.parameters else {})
 
 
-def _credential_fields(credentials: Credentials) -> dict[str, object]:
+def _credential_fields(credentials: Credentials) -> Mapping[str, object]:
+    problems = {f"problem {number}": problem for number, problem in enumerate(credentials.problems, start=1)}
     if credentials.state == "absent":
-        return {}
+        return problems
     return {
         "signer": f"{credentials.signer} ({credentials.issuer}), {credentials.algorithm}",
-        **{f"problem {number}": problem for number, problem in enumerate(credentials.problems, start=1)},
+        **problems,
         "actions": ", ".join(credentials.actions),
         "digital source type": credentials.digital_source_type,
         **credentials.record,

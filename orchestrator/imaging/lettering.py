@@ -15,11 +15,11 @@ FONTS: Final = ("NanumPen.ttf", "DancingScript-Regular.otf")
 MAX_CHARACTERS: Final = 60
 
 _SIZE_PX: Final = 160
-_PADDING_PX: Final = 12
-_RIM_PX: Final = 4
+_PADDING_PX: Final = 16
+_RIM_PX: Final = 6
 _INK: Final = np.array([252, 250, 244], np.float32)
 _RIM: Final = np.array([18, 18, 22], np.float32)
-_RIM_ALPHA: Final = 0.75
+_RIM_ALPHA: Final = 0.85
 # No font may map this code point, so its picture is the one a font draws for every character it lacks.
 _NO_CHARACTER: Final = "\uffff"
 

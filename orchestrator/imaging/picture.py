@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import ConfigError, GenerationFailed, InvalidInput
 from orchestrator.imaging.credentials import SigningKey, sign
 from orchestrator.imaging.exif import to_exif
 from orchestrator.imaging.provenance import Provenance, parameters
@@ -55,6 +56,30 @@ def encode(picture: NDArray[np.uint8], provenance: Provenance, picture_format: P
         Image.fromarray(picture).save(file, exif=exif, xmp=xmp, **options)
         unsigned = file.getvalue()
     return sign(unsigned, MIME_TYPES[picture_format], provenance, key)
+
+
+def prove(key: SigningKey, now: datetime) -> None:
+    """Signs one pixel, so that a key no manifest can be signed with stops the start and not the thousandth job."""
+    provenance = Provenance(
+        generation_id=0,
+        prompt="",
+        negative_prompt="",
+        seed=0,
+        num_inference_steps=0,
+        sampler="",
+        guidance_scale=0,
+        width_px=1,
+        height_px=1,
+        model_name="",
+        model_sha256="",
+        created=now,
+        software_version="",
+        mock=True,
+    )
+    try:
+        encode(np.zeros((1, 1, 3), np.uint8), provenance, "png", key)
+    except GenerationFailed as error:
+        raise ConfigError(f"signing key cannot sign: {error}") from error
 
 
 def _png_text(provenance: Provenance, xmp: bytes) -> PngInfo:

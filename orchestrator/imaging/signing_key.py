@@ -60,20 +60,28 @@ def development_key(folder: Path, now: datetime) -> SigningKey:
     the folder appears by one rename, whole or not at all.
     """
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
-            draft = Path(workshop) / "key"
-            draft.mkdir(mode=0o700)
-            _write_chain(draft, now)
-            try:
-                draft.rename(folder)
-            except OSError as error:
-                if not folder.exists():
-                    raise ConfigError(f"development signing key cannot be written to {folder}: {error}") from error
+        try:
+            _make(folder, now)
+        except OSError as error:
+            raise ConfigError(f"development signing key cannot be written to {folder}: {error}") from error
     try:
         return load_key((folder / "chain.pem").read_bytes(), (folder / "private.pem").read_bytes(), now)
     except (OSError, ConfigError) as error:
         raise ConfigError(f"{error}; delete {folder} and a new development key is made") from error
+
+
+def _make(folder: Path, now: datetime) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
+        draft = Path(workshop) / "key"
+        draft.mkdir(mode=0o700)
+        _write_chain(draft, now)
+        try:
+            draft.rename(folder)
+        except OSError:
+            # Another process was faster, and its key is as good.
+            if not folder.exists():
+                raise
 
 
 def _write_chain(folder: Path, now: datetime) -> None:
