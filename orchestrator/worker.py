@@ -174,6 +174,8 @@ class Worker:
         end: Callable[[], None]
         try:
             ticket.control.begin()
+            if self._ledger.cancel_requested(attempt.job.generation_id):
+                ticket.control.cancelled.set()
             self._listen(Started(generation_id=attempt.job.generation_id, attempt=attempt.number))
             manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
             end = partial(self._conclusion.settled, attempt, ticket.deliveries, manifest)
