@@ -13,6 +13,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -340,3 +341,24 @@ def test_a_private_authority_can_be_named(tls_backend: tuple[str, Path]) -> None
     sender = WebhookSender(settings, ca_bundle=tls_backend[1])
     complete(sender)
     sender.close()
+
+
+def test_the_verification_that_the_documentation_shows_accepts_ours_and_nothing_else(backend: Backend) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    shown: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], shown)
+    secret = "whsec_" + b64encode(KEY).decode()
+    sender = make_sender(backend.url, signed=True)
+    complete(sender)
+    sender.close()
+    (call,) = backend.ledger
+    long_ago_s = 10 * 365 * 86400
+    shown["verify"](secret, call.headers, call.data, tolerance_s=long_ago_s)
+    for headers, body, tolerance_s in (
+        (call.headers, call.data + b" ", long_ago_s),
+        (call.headers | {"webhook-id": "gen_457_complete"}, call.data, long_ago_s),
+        (call.headers | {"webhook-timestamp": "1795000001"}, call.data, long_ago_s),
+        (call.headers, call.data, -1),
+    ):
+        with pytest.raises(ValueError, match=r"signature|timestamp"):
+            shown["verify"](secret, headers, body, tolerance_s=tolerance_s)
