@@ -17,12 +17,21 @@ MARGIN_PX: Final = 10
 WIDTH_PERCENT: Final[Mapping[SignatureSize, int]] = {"small": 15, "medium": 25, "large": 35}
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 
+# Four times the width of the largest signature on a 1024 px picture; ten jobs with photographs would hold gigabytes.
+_KEPT_PX: Final = 1536
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """A signature ready to be stamped; ``pixels`` is uint8 [h, w, 4], RGB premultiplied by alpha."""
+    """A signature ready to be stamped.
+
+    ``pixels`` is uint8 [h, w, 4], RGB premultiplied by alpha; ``width_px`` and ``height_px`` are the image's own,
+    so that its aspect stays exact where a large one was made smaller.
+    """
 
     pixels: NDArray[np.uint8]
+    width_px: int
+    height_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +49,17 @@ def load_signature(data: bytes) -> Mark:
 
     An image without an alpha channel is stamped as the rectangle it is.
     """
-    return _mark(_premultiplied(decode(data, "signature", FORMATS, SignatureInvalid)))
+    image = decode(data, "signature", FORMATS, SignatureInvalid)
+    mark = Mark(_premultiplied(image), image.width, image.height)
+    if not mark.pixels[..., 3].any():
+        raise SignatureInvalid("signature is wholly transparent; at least one visible pixel is needed")
+    return mark
 
 
 def text_signature(name: str) -> Mark:
     """Gives the artist's name in handwriting, light with a dark rim so that it shows on any picture."""
-    return _mark(write(name))
+    pixels = write(name)
+    return Mark(pixels, pixels.shape[1], pixels.shape[0])
 
 
 def box(picture_px: tuple[int, int], mark_px: tuple[int, int], ref: SignatureRef) -> Box:
@@ -72,8 +86,7 @@ def stamp(picture: NDArray[np.uint8], mark: Mark, ref: SignatureRef) -> NDArray[
     """Gives a copy of ``picture``, uint8 [H, W, 3], with the mark on it; no pixel outside its box differs."""
     if not 0.0 <= ref.opacity <= 1.0:
         raise InvalidInput(f"signature opacity is {ref.opacity}; it is 0.0 to 1.0")
-    mark_height, mark_width = mark.pixels.shape[:2]
-    place = box((picture.shape[1], picture.shape[0]), (mark_width, mark_height), ref)
+    place = box((picture.shape[1], picture.shape[0]), (mark.width_px, mark.height_px), ref)
     resized = _resized(mark, place).astype(np.float32)
     colour, alpha = resized[..., :3], resized[..., 3:]
     stamped = picture.copy()
@@ -82,12 +95,6 @@ def stamp(picture: NDArray[np.uint8], mark: Mark, ref: SignatureRef) -> NDArray[
     ink = ref.opacity * np.minimum(colour, alpha)
     window[:] = np.rint(window * (1.0 - ref.opacity * alpha / 255.0) + ink).astype(np.uint8)
     return stamped
-
-
-def _mark(pixels: NDArray[np.uint8]) -> Mark:
-    if not pixels[..., 3].any():
-        raise SignatureInvalid("signature is wholly transparent; at least one visible pixel is needed")
-    return Mark(pixels)
 
 
 def _rounded(numerator: int, denominator: int) -> int:
@@ -103,12 +110,15 @@ def _resized(mark: Mark, place: Box) -> NDArray[np.uint8]:
 
 
 def _premultiplied(image: Image.Image) -> NDArray[np.uint8]:
-    """Gives uint8 [h, w, 4] for any of Pillow's modes."""
+    """Gives uint8 [h, w, 4] for any of Pillow's modes, at most ``_KEPT_PX`` a side."""
     if image.mode.startswith("I"):
         image = _eight_bit(image)
     elif image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}:
         image = image.convert("RGB")
-    return np.asarray(image.convert("RGBA").convert("RGBa"))
+    premultiplied = image.convert("RGBA").convert("RGBa")
+    scale = min(1.0, _KEPT_PX / max(image.size))
+    kept = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return np.asarray(premultiplied.resize(kept, Image.Resampling.LANCZOS) if scale < 1.0 else premultiplied)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

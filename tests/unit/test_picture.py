@@ -123,6 +123,46 @@ def test_manifest_names_artist_style_model_and_seed(
     assert (credentials.record["seed"], credentials.record["prompt"]) == (42, MADE.prompt)
 
 
+def png_chunks(png: bytes) -> dict[bytes, bytes]:
+    found, at = {}, 8
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        body = png[at + 8 : at + 8 + length]
+        found[png[at + 4 : at + 8] + b" " + body.partition(b"\0")[0][:20]] = body
+        at += 12 + length
+    return found
+
+
+def test_plain_parameters_lie_in_the_text_chunk_that_every_reader_knows(key: SigningKey) -> None:
+    plain = png_chunks(encode(pixels(), replace(MADE, prompt="a boat", artist_name="Kim"), "png", key))
+    assert plain[b"tEXt parameters"].startswith(b"parameters\0a boat\nNegative prompt: blurry\nSteps: 50")
+
+
+def test_parameters_beyond_ascii_lie_in_utf_8(signed: dict[PictureFormat, bytes]) -> None:
+    assert "항구, a boat".encode() in png_chunks(signed["png"])[b"iTXt parameters"]
+
+
+@pytest.mark.parametrize("picture_format", FORMATS)
+def test_exif_has_the_types_that_the_standard_gives_its_tags(
+    picture_format: PictureFormat, signed: dict[PictureFormat, bytes]
+) -> None:
+    tiff = opened(signed[picture_format]).info["exif"].removeprefix(b"Exif\0\0")
+    main = directory(tiff, *struct.unpack_from(">I", tiff, 4))
+    details = directory(tiff, main[0x8769][1])
+    assert {tag: kind for tag, (kind, _) in main.items()} == {
+        0x010E: 2, 0x0131: 2, 0x0132: 2, 0x013B: 2, 0x8769: 4, 0x9213: 2,
+    }  # fmt: skip
+    assert {tag: kind for tag, (kind, _) in details.items()} == {0x9000: 7, 0x9003: 2, 0x9011: 2, 0x9286: 7, 0xA420: 2}
+
+
+def directory(tiff: bytes, at: int) -> dict[int, tuple[int, int]]:
+    """Tag to type and value (or its offset) of the directory at ``at``, which must be in order of tags."""
+    (count,) = struct.unpack_from(">H", tiff, at)
+    rows = [struct.unpack_from(">HHII", tiff, at + 2 + 12 * index) for index in range(count)]
+    assert rows == sorted(rows)
+    return {tag: (kind, value) for tag, kind, _, value in rows}
+
+
 def test_mock_is_marked_in_every_form(key: SigningKey) -> None:
     found = read(encode(pixels(), replace(MADE, mock=True), "png", key))
     assert "Mock: true" in found.parameters

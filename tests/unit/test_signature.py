@@ -84,6 +84,12 @@ def test_mark_taller_than_the_picture_is_made_smaller_with_its_aspect_kept() -> 
     assert (place.width_px, place.height_px, place.top_px) == (24, 236, 10)
 
 
+def test_aspect_of_a_large_image_is_exact() -> None:
+    before = picture(1024, 1024)
+    after = stamp(before, solid(5003, 701), SignatureRef(size="large", opacity=1.0))
+    assert stamped_box(before, after) == (656, 964, 1014, 1014)
+
+
 def test_mark_smaller_than_its_box_is_made_larger() -> None:
     before = picture()
     after = stamp(before, solid(3, 1), SignatureRef(size="medium", opacity=1.0))
