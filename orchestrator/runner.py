@@ -2,32 +2,17 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from orchestrator import __version__
 from orchestrator.attempt import Attempt, Control, derived_seed
 from orchestrator.denoising import Denoising, Emit, Painter
-from orchestrator.errors import InvalidInput, ObjectNotFound, SignatureInvalid, SignatureNotFound
+from orchestrator.errors import InvalidInput
+from orchestrator.finishing import Finishing, Inputs
 from orchestrator.imaging.credentials import SigningKey
-from orchestrator.imaging.picture import MIME_TYPES, encode
-from orchestrator.imaging.provenance import Provenance
-from orchestrator.imaging.signature import Mark, load_signature, stamp, text_signature
+from orchestrator.imaging.picture import MIME_TYPES
 from orchestrator.job import Job, Progress, Succeeded
 from orchestrator.ledger import Ledger, Manifest, Picture
 from orchestrator.plan import Plan, make_plan
 from orchestrator.schema import body_of
-
-SIGNATURE_LIMIT_BYTES = 10 << 20
-
-
-class Inputs(Protocol):
-    """Reads what a job names; only allowed prefixes are admitted."""
-
-    def read(self, uri: str, *, limit_bytes: int) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +30,9 @@ class Runner:
     def __init__(self, painter: Painter, ledger: Ledger, inputs: Inputs, settings: RunnerSettings) -> None:
         self._painter = painter
         self._ledger = ledger
-        self._inputs = inputs
+        self._finishing = Finishing(
+            checkpoint=painter.checkpoint, inputs=inputs, signing_key=settings.signing_key, mock=settings.mock
+        )
         self._settings = settings
 
     def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest:
@@ -60,10 +47,11 @@ class Runner:
             return settled
         control.check()
         plan = make_plan(attempt.job, self._painter.checkpoint, lambda: derived_seed(attempt.job))
-        mark = self._mark(attempt.job)
+        mark = self._finishing.mark(attempt.job)
         denoising = Denoising(attempt, plan, self._ledger, emit)
         pixels = denoising.picture(self._painter, control, self._settings.checkpoint_every_s)
-        picture = self._signed(attempt.job, plan, mark, pixels)
+        data = self._finishing.file(attempt.job, plan, mark, pixels)
+        picture = Picture(data=data, content_type=MIME_TYPES[attempt.job.picture_format])
         manifest = self._committed(attempt, plan, picture)
         emit(_stored(attempt.job, plan))
         return manifest
@@ -91,48 +79,6 @@ class Runner:
             raise InvalidInput(
                 f"generation_id {attempt.job.generation_id} was used before with other parameters; each job has its own"
             )
-
-    def _mark(self, job: Job) -> Mark | None:
-        """The signature to stamp; one that was asked for and cannot be had fails the job."""
-        wanted = job.signature
-        if wanted is None:
-            return None
-        if wanted.path is None:
-            return text_signature(wanted.artist_name or "")
-        try:
-            return load_signature(self._inputs.read(wanted.path, limit_bytes=SIGNATURE_LIMIT_BYTES))
-        except ObjectNotFound as error:
-            raise SignatureNotFound(f"signature_path is {wanted.path}; there is no such object") from error
-        except InvalidInput as error:
-            raise SignatureInvalid(str(error)) from error
-
-    def _signed(self, job: Job, plan: Plan, mark: Mark | None, pixels: NDArray[np.uint8]) -> Picture:
-        """The stamped picture as a file that says where it comes from."""
-        if mark is not None and job.signature is not None:
-            pixels = stamp(pixels, mark, job.signature)
-        data = encode(pixels, self._provenance(job, plan), job.picture_format, self._settings.signing_key)
-        return Picture(data=data, content_type=MIME_TYPES[job.picture_format])
-
-    def _provenance(self, job: Job, plan: Plan) -> Provenance:
-        checkpoint = self._painter.checkpoint
-        return Provenance(
-            generation_id=job.generation_id,
-            prompt=plan.prompt,
-            negative_prompt=plan.negative_prompt,
-            seed=plan.seed,
-            num_inference_steps=plan.num_inference_steps,
-            sampler=plan.sampler,
-            guidance_scale=plan.guidance_scale,
-            width_px=plan.width_px,
-            height_px=plan.height_px,
-            model_name=checkpoint.name,
-            model_sha256=checkpoint.weights_sha256,
-            created=datetime.now(UTC),
-            software_version=__version__,
-            artist_id=job.artist_id,
-            artist_name=job.artist_name,
-            mock=self._settings.mock,
-        )
 
     def _committed(self, attempt: Attempt, plan: Plan, picture: Picture) -> Manifest:
         """Store the picture, commit the outcome, give the picture its public name; another may have been first."""

@@ -1,0 +1,91 @@
+"""What follows the last step: the artist's mark on the picture, and the file that says where it comes from."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator import __version__
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.errors import InvalidInput, ObjectNotFound, SignatureInvalid, SignatureNotFound
+from orchestrator.imaging.credentials import SigningKey
+from orchestrator.imaging.picture import encode
+from orchestrator.imaging.provenance import Provenance
+from orchestrator.imaging.signature import Mark, load_signature, stamp, text_signature
+from orchestrator.job import Job
+from orchestrator.plan import SCHEDULE_DEFAULT, Plan
+
+SIGNATURE_LIMIT_BYTES = 10 << 20
+
+
+class Inputs(Protocol):
+    """Reads what a job names; only allowed prefixes are admitted."""
+
+    def read(self, uri: str, *, limit_bytes: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finishing:
+    """Makes files out of pixels; ``mock`` marks them as made without a model."""
+
+    checkpoint: CheckpointInfo
+    inputs: Inputs
+    signing_key: SigningKey
+    mock: bool = False
+
+    def mark(self, job: Job) -> Mark | None:
+        """The signature to stamp; fetched before the first step, so that one that cannot be had costs no picture."""
+        wanted = job.signature
+        if wanted is None:
+            return None
+        if wanted.path is None:
+            return text_signature(wanted.artist_name or "")
+        try:
+            return load_signature(self.inputs.read(wanted.path, limit_bytes=SIGNATURE_LIMIT_BYTES))
+        except ObjectNotFound as error:
+            raise SignatureNotFound(f"signature_path is {wanted.path}; there is no such object") from error
+        except InvalidInput as error:
+            raise SignatureInvalid(str(error)) from error
+
+    def file(self, job: Job, plan: Plan, mark: Mark | None, pixels: NDArray[np.uint8]) -> bytes:
+        """The stamped picture in the job's format; ``pixels`` is [height,width,3]."""
+        if mark is not None and job.signature is not None:
+            pixels = stamp(pixels, mark, job.signature)
+        return encode(pixels, self._provenance(job, plan), job.picture_format, self.signing_key)
+
+    def _provenance(self, job: Job, plan: Plan) -> Provenance:
+        return Provenance(
+            generation_id=job.generation_id,
+            prompt=plan.prompt,
+            negative_prompt=plan.negative_prompt,
+            seed=plan.seed,
+            num_inference_steps=plan.num_inference_steps,
+            sampler=plan.sampler,
+            guidance_scale=plan.guidance_scale,
+            width_px=plan.width_px,
+            height_px=plan.height_px,
+            model_name=self.checkpoint.name,
+            model_sha256=self.checkpoint.weights_sha256,
+            created=datetime.now(UTC),
+            software_version=__version__,
+            artist_id=job.artist_id,
+            artist_name=job.artist_name,
+            mock=self.mock,
+            extra=_extra(plan),
+        )
+
+
+def _extra(plan: Plan) -> dict[str, str | int | float]:
+    """What else the picture depends on, where it is not the default; without it nobody could make it again."""
+    extra: dict[str, str | int | float] = {}
+    if plan.spacing != SCHEDULE_DEFAULT:
+        extra["Timestep spacing"] = plan.spacing
+    if plan.sigmas != SCHEDULE_DEFAULT:
+        extra["Schedule type"] = plan.sigmas.capitalize()
+    if len(plan.passes) > 1:
+        base, last = plan.passes[0], plan.passes[-1]
+        extra["Base size"] = f"{base.width_px}x{base.height_px}"
+        extra["Denoising strength"] = last.strength
+    return extra
