@@ -106,7 +106,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     return Settings(
         models=ModelSettings(
             triton_url=read.one("TRITON_URL", "http://127.0.0.1:8000", _http_url),
-            repository=read.one("MODEL_REPOSITORY", "model_repository", Path),
+            repository=read.one("MODEL_REPOSITORY", ".remarque/models", Path),
             mode=read.one("INFERENCE_MODE", "self", _choice("self", "mock")),
             enabled=read.one("INFERENCE_ENABLED", "true", _flag),
             disabled_fallback=read.one("DISABLED_FALLBACK", "mock", _choice("mock", "refuse")),

@@ -97,11 +97,6 @@ class Pipeline:
         assert clean is not None
         yield Finished(self._models.decode(clean)[0])
 
-    def preview(self, step: PipelineStep) -> NDArray[np.uint8]:
-        """The picture so far, roughly: [height/8,width/8,3] uint8 from the latents alone."""
-        colours = self.checkpoint.preview
-        return rough_picture(step.step.denoised, colours.matrix, colours.bias)
-
     def _network(self, plan: Plan) -> Network:
         prompt = self._encoded(plan, plan.prompt_chunks)
         # Without guidance there is no negative row, and ``guided`` does not look at what stands in for it.
@@ -141,6 +136,11 @@ class Pipeline:
     def _shape(self, plan: Plan, pass_index: int) -> tuple[int, int, int, int]:
         one, scale = plan.passes[pass_index], self.checkpoint.vae_scale_factor
         return 1, self.checkpoint.latent_channels, one.height_px // scale, one.width_px // scale
+
+
+def preview(checkpoint: CheckpointInfo, step: PipelineStep) -> NDArray[np.uint8]:
+    """The picture so far, roughly: [height/8,width/8,3] uint8 from the latents alone, no network asked."""
+    return rough_picture(step.step.denoised, checkpoint.preview.matrix, checkpoint.preview.bias)
 
 
 def _seed(plan: Plan, pass_index: int) -> int:

@@ -10,7 +10,7 @@ from small_checkpoint import FormulaModels, small_checkpoint
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
 from orchestrator.job import Job
-from orchestrator.pipeline import Finished, Pipeline, PipelineStep, step_from_bytes, step_to_bytes
+from orchestrator.pipeline import Finished, Pipeline, PipelineStep, preview, step_from_bytes, step_to_bytes
 from orchestrator.plan import Plan, make_plan
 
 
@@ -194,7 +194,7 @@ def test_a_preview_is_the_latents_colours_without_a_network():
     pipeline = Pipeline(models, small_checkpoint())
     step = next(pipeline.run(small_plan()))
     calls = len(models.predicted)
-    preview = pipeline.preview(step)
+    rough = preview(small_checkpoint(), step)
     expected = np.clip(np.moveaxis(step.step.denoised[0, :3], 0, -1) * 0.2 + 0.5, 0, 1)
-    assert (preview.shape, models.decoded, len(models.predicted)) == ((40, 32, 3), 0, calls)
-    np.testing.assert_allclose(preview / 255, expected, atol=0.003)
+    assert (rough.shape, models.decoded, len(models.predicted)) == ((40, 32, 3), 0, calls)
+    np.testing.assert_allclose(rough / 255, expected, atol=0.003)
