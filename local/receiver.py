@@ -26,9 +26,9 @@ class Receiver:
                 if accepted:
                     heard(self.path.rpartition("/")[2], json.loads(body))
 
-            do_POST = do_PATCH = handle_call
+            do_POST = do_PATCH = handle_call  # noqa: N815  http.server's names
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """The demo prints what it hears; the request line adds nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
