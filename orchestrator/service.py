@@ -20,6 +20,7 @@ from orchestrator.denoising import Painter
 from orchestrator.disabled import DisabledPainter
 from orchestrator.errors import ConfigError, RemarqueError
 from orchestrator.imaging.credentials import SigningKey
+from orchestrator.imaging.picture import prove
 from orchestrator.imaging.signing_key import development_key, load_key
 from orchestrator.ledger import Ledger
 from orchestrator.mock import MockPainter
@@ -70,12 +71,18 @@ def build_storage(settings: Settings) -> Storage:
 
 
 def build_signing_key(settings: Settings) -> SigningKey:
-    """The key that settings name, or, said aloud, the self-made one for development."""
+    """The key that settings name, or, said aloud, the self-made one for development; either has signed once."""
     provenance, now = settings.provenance, datetime.now(UTC)
     if provenance.certificate is not None and provenance.key is not None:
-        return load_key(provenance.certificate.read_bytes(), provenance.key.read_bytes(), now)
-    LOG.warning("C2PA_CERTIFICATE is not set: pictures are signed with a development key that proves nothing")
-    return development_key(provenance.development_key_folder, now)
+        try:
+            key = load_key(provenance.certificate.read_bytes(), provenance.key.read_bytes(), now)
+        except OSError as error:
+            raise ConfigError(f"C2PA_CERTIFICATE or C2PA_KEY cannot be read: {error}") from error
+    else:
+        LOG.warning("C2PA_CERTIFICATE is not set: pictures are signed with a development key that proves nothing")
+        key = development_key(provenance.development_key_folder, now)
+    prove(key, now)
+    return key
 
 
 @contextmanager
