@@ -40,7 +40,7 @@ def detach(model: onnx.ModelProto, sources: Mapping[str, str]) -> onnx.ModelProt
     for initializer in graph.initializer:
         if _get(initializer, _SOURCE) is None and len(initializer.raw_data) > _MAX_CONSTANT_BYTES:
             raise ExportError(
-                f"{initializer.name} of {list(initializer.dims)} is a weight that no checkpoint tensor names"
+                f"{initializer.name} {list(initializer.dims)} is a weight that no checkpoint tensor names"
             )
     for node in graph.node:
         del node.metadata_props[:]

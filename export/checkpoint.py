@@ -193,7 +193,7 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))
     except LocalEntryNotFoundError:
         raise ExportError(
-            f"{hub_id} is neither a folder nor downloaded before, and the hub cannot be reached"
+            f"{hub_id} is no folder here, was not downloaded before, and the hub is out of reach"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise ExportError(f"{hub_id} cannot be downloaded: {str(error).splitlines()[0]}") from error

@@ -89,7 +89,8 @@ class VaeEncoder(nn.Module):
 
     def forward(self, sample: Tensor) -> tuple[Tensor, Tensor]:
         network: Any = self.network
-        picture = sample.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        # TensorRT moves no bytes about: cast first.
+        picture = sample.float().permute(0, 3, 1, 2) / 127.5 - 1.0
         moments = network.quant_conv(network.encoder(picture.to(next(network.parameters()).dtype))).float()
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
@@ -166,10 +167,10 @@ def _untrained(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Prec
             network = UNet2DConditionModel.from_config(config)
         else:
             network = AutoencoderKL.from_config(config)
-    with torch.no_grad():
+    with torch.no_grad(), _quietly():
         for parameter in network.parameters():
             parameter.normal_()
-    return network.to(DTYPES[precision])
+        return network.to(DTYPES[precision])
 
 
 def _wrap(graph: specs.Graph, network: nn.Module, precision: specs.Precision) -> nn.Module:

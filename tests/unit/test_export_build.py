@@ -1,0 +1,194 @@
+"""A build from the outside: what it leaves on disk, what it says, how it ends."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from export_checkpoints import write_checkpoint
+
+import export.build as build_module
+from export.build_engines import main
+from export.errors import ExportError
+from export.progress import Progress
+from export.repository import check_space, publish, staging
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def arguments(checkpoint: Path, out: Path, *more: str) -> list[str]:
+    common = ["--checkpoint", str(checkpoint), "--out", str(out), "--graphs", str(out.parent / "graphs")]
+    return [*common, "--runtime", "onnx", *more]
+
+
+def built_models(folder: Path, mark: str) -> Path:
+    """What a finished build hands to ``publish``."""
+    for name in ("unet", "vae_decoder"):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "1" / "model.onnx").write_text(mark)
+    (folder / "remarque.json").write_text(mark)
+    return folder
+
+
+def test_command_runs_as_a_script_from_anywhere_and_its_help_reads_like_a_page(tmp_path: Path) -> None:
+    script = ROOT / "export" / "build_engines.py"
+
+    answer = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+
+    for part in ("Turns a Stable Diffusion 1.x checkpoint", "tensorrt-rtx", "Exit codes", "--checkpoint FOLDER_OR_ID"):
+        assert part in answer.stdout
+
+
+def test_bad_checkpoint_ends_with_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(arguments(tmp_path, tmp_path / "models"))
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("build_engines: ") and "model_index.json" in line
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_torch_an_architecture_nobody_prepared_is_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    code = main(arguments(checkpoint, tmp_path / "models"))
+
+    assert code == 2
+    assert "no prepared graph fits text_encoder, unet, vae_decoder, vae_encoder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_half_precision_on_a_cpu_is_refused_with_what_to_use_instead(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(arguments(checkpoint, tmp_path / "models", "--precision", "fp16"))
+
+    assert code == 2
+    assert "--local-runtime openvino-bf16" in capsys.readouterr().err
+
+
+def test_interrupted_build_leaves_what_was_there_and_nothing_else(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "models"
+    out.mkdir()
+    (out / "remarque.json").write_text("the old one")
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "_build_model", interrupted)
+
+    assert main(arguments(checkpoint, out)) == 130
+    assert [path.name for path in out.iterdir()] == ["remarque.json"]
+    assert (out / "remarque.json").read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "models"]
+
+
+def test_full_disk_is_said_before_the_build(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="GB free; building writes 1000000000"):
+        check_space(tmp_path / "not" / "yet" / "there", 10**18)
+
+
+def test_finished_models_replace_old_ones_and_other_files_stay(tmp_path: Path) -> None:
+    out = built_models(tmp_path / "models", "old")
+    (out / "README.md").write_text("mine")
+
+    with staging(out) as folder:
+        publish(built_models(folder / "models", "new"), out)
+
+    assert (out / "unet" / "1" / "model.onnx").read_text() == "new"
+    assert (out / "remarque.json").read_text() == "new"
+    assert (out / "README.md").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_move_that_is_cut_off_leaves_no_description_of_a_mixed_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = built_models(tmp_path / "models", "old")
+    renamed: list[Path] = []
+    rename = Path.rename
+
+    def cut_off(self: Path, target: Path) -> Path:
+        renamed.append(self)
+        if len(renamed) == 3:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with pytest.raises(KeyboardInterrupt), staging(out) as folder:
+        new = built_models(folder / "models", "new")
+        monkeypatch.setattr(Path, "rename", cut_off)
+        publish(new, out)
+
+    assert not (out / "remarque.json").exists()
+
+
+def test_leftovers_of_a_killed_build_are_removed_by_the_next(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = tmp_path / f".models.building-{int(dead.stdout)}"
+    left.mkdir()
+    running = tmp_path / f".models.building-{os.getppid()}"
+    running.mkdir()
+
+    with staging(tmp_path / "models"):
+        assert not left.exists()
+        assert running.exists()
+
+
+def test_place_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ExportError, match="cannot be written to"), staging(tmp_path / "file" / "models"):
+        pass
+
+
+def test_progress_prints_a_line_per_stage_and_estimates_the_rest() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, 10_000.0)
+
+    with progress.stage("unet: weights", 0.001) as stage:
+        stage.advance(1_500_000)
+        stage.advance(500_000)
+
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("unet: weights") and "2.0 MB" in line
+
+
+@pytest.mark.skipif(not (ROOT / "demo" / "graphs").is_dir(), reason="demo/graphs is not in this checkout")
+def test_demo_repository_is_built_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("torch", "diffusers", "transformers", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "models"
+
+    code = main(["--checkpoint", str(ROOT / "demo" / "checkpoint"), "--runtime", "onnx", "--out", str(out)])
+
+    assert code == 0, capsys.readouterr().err
+    assert "torch is not installed, so the graphs were not compared with it" in capsys.readouterr().out
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    expected = {f"{name}/1/{file}" for name in NETWORKS for file in ("model.onnx", "model.onnx.data", "model.py")}
+    assert files == expected | {f"{name}/config.pbtxt" for name in NETWORKS} | {
+        "remarque.json",
+        "text_encoder/tokenizer/vocab.json",
+        "text_encoder/tokenizer/merges.txt",
+    }
+    shutil.rmtree(out)
+
+
+NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")

@@ -1,0 +1,177 @@
+"""What is accepted as a checkpoint, and what its digest depends on."""
+
+import json
+import struct
+from pathlib import Path
+
+import huggingface_hub
+import ml_dtypes
+import numpy as np
+import pytest
+from export_checkpoints import TENSORS, change_config, write_checkpoint, write_json
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.numpy import save_file
+
+from export.checkpoint import open_checkpoint
+from export.errors import ExportError
+from export.weights import Weights
+
+UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def test_diffusers_folder_is_read_with_its_architecture(folder: Path) -> None:
+    checkpoint = open_checkpoint(str(folder))
+
+    assert checkpoint.name == "checkpoint"
+    assert checkpoint.architecture.text_width == 32
+    assert checkpoint.architecture.vae_scale_factor == 8
+    np.testing.assert_array_equal(checkpoint.weights("unet")["conv_in.weight"], TENSORS["unet"]["conv_in.weight"])
+
+
+def test_path_that_is_neither_folder_nor_hub_id_is_refused() -> None:
+    with pytest.raises(ExportError, match="is neither a folder nor a hub id"):
+        open_checkpoint("/nowhere/at/all")
+
+
+def test_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+
+    with pytest.raises(ExportError, match="is a file; a diffusers folder is served"):
+        open_checkpoint(str(tmp_path / "model.safetensors"))
+
+
+def test_folder_without_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"is not a diffusers checkpoint: it has no model_index\.json"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_hub_that_cannot_be_reached_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **options: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+
+    with pytest.raises(ExportError, match="someone/model is no folder here, .* the hub is out of reach"):
+        open_checkpoint("someone/model")
+
+
+def test_other_pipelines_are_refused_by_name(folder: Path) -> None:
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+
+    with pytest.raises(ExportError, match="is a StableDiffusionXLPipeline; StableDiffusionPipeline"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("component", "changes", "sentence"),
+    [
+        ("unet", {"_class_name": "UNet2DModel"}, "unet is a UNet2DModel; UNet2DConditionModel is served"),
+        ("unet", {"in_channels": 9}, "takes 9 channels and the VAE makes 4; inpainting"),
+        ("unet", {"cross_attention_dim": 48}, "text encoder of width 32 with a UNet that expects 48"),
+        ("unet", {"addition_embed_type": "text_time"}, "sets addition_embed_type to text_time"),
+        ("text_encoder", {"architectures": ["T5EncoderModel"]}, "is a T5EncoderModel; CLIPTextModel is served"),
+    ],
+)
+def test_networks_that_would_not_fit_together_are_refused(
+    folder: Path, component: str, changes: dict[str, object], sentence: str
+) -> None:
+    change_config(folder, component, **changes)
+
+    with pytest.raises(ExportError, match=sentence):
+        open_checkpoint(str(folder))
+
+
+def test_missing_config_is_named(folder: Path) -> None:
+    (folder / "vae" / "config.json").unlink()
+
+    with pytest.raises(ExportError, match=r"vae/config\.json is missing"):
+        open_checkpoint(str(folder))
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    (folder / UNET_FILE).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+    with pytest.raises(ExportError, match="holds pickled weights only; safetensors are read"):
+        open_checkpoint(str(folder))
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    whole = (folder / UNET_FILE).read_bytes()
+    (folder / UNET_FILE).write_bytes(whole[:-1])
+
+    with pytest.raises(ExportError, match="is cut short or broken"):
+        open_checkpoint(str(folder)).weights("unet")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02pickle", struct.pack("<Q", 1 << 40) + b"{}", b"\x04\0\0\0\0\0\0\0nope"]
+)
+def test_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+
+    with pytest.raises(ExportError, match=r"x\.safetensors (is not|cannot be read as) "):
+        Weights([tmp_path / "x.safetensors"])
+
+
+def test_bfloat16_tensors_are_read(tmp_path: Path) -> None:
+    values = np.array([1.0, -2.5], ml_dtypes.bfloat16)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values.tobytes())
+
+    np.testing.assert_array_equal(Weights([tmp_path / "x.safetensors"])["w"].astype(np.float32), [1.0, -2.5])
+
+
+def test_names_that_older_libraries_wrote_are_read_as_todays(folder: Path) -> None:
+    old = {"decoder.mid_block.attentions.0.query.weight": np.ones((2, 2), np.float16)}
+    save_file(old, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    text = {f"text_model.{name}": value for name, value in TENSORS["text_encoder"].items()}
+    save_file(
+        text | {"text_model.embeddings.position_ids": np.arange(3)}, folder / "text_encoder" / "model.safetensors"
+    )
+
+    checkpoint = open_checkpoint(str(folder))
+
+    assert list(checkpoint.weights("vae")) == ["decoder.mid_block.attentions.0.to_q.weight"]
+    assert list(checkpoint.weights("text_encoder")) == list(TENSORS["text_encoder"])
+
+
+def test_digest_depends_on_weights_and_not_on_how_they_are_filed(folder: Path, tmp_path: Path) -> None:
+    before = open_checkpoint(str(folder)).weights_sha256
+    sharded = write_checkpoint(tmp_path / "sharded")
+    (sharded / UNET_FILE).unlink()
+    index = {}
+    for i, (name, value) in enumerate(reversed(TENSORS["unet"].items())):
+        shard = f"diffusion_pytorch_model-{i}.safetensors"
+        save_file({name: value}, sharded / "unet" / shard, metadata={"format": "pt", "shard": str(i)})
+        index[name] = shard
+    write_json(sharded / "unet" / "diffusion_pytorch_model.safetensors.index.json", {"weight_map": index})
+
+    assert open_checkpoint(str(sharded)).weights_sha256 == before
+
+
+def test_digest_changes_with_one_bit_of_one_weight(folder: Path, tmp_path: Path) -> None:
+    changed = write_checkpoint(tmp_path / "changed")
+    content = bytearray((changed / UNET_FILE).read_bytes())
+    content[-1] ^= 1
+    (changed / UNET_FILE).write_bytes(content)
+
+    assert open_checkpoint(str(changed)).weights_sha256 != open_checkpoint(str(folder)).weights_sha256
+
+
+def test_checkpoints_that_differ_in_weights_or_in_who_saved_them_share_a_graph(folder: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other")
+    change_config(other, "unet", _diffusers_version="9.9", sample_size=64, dtype="float16")
+
+    assert open_checkpoint(str(other)).shape_key("unet") == open_checkpoint(str(folder)).shape_key("unet")
+
+
+def test_a_scaling_factor_is_part_of_the_graph(folder: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other")
+    change_config(other, "vae", scaling_factor=0.5)
+
+    assert open_checkpoint(str(other)).shape_key("vae") != open_checkpoint(str(folder)).shape_key("vae")

@@ -1,0 +1,113 @@
+"""``remarque.json`` and the tokenizer's files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from export_checkpoints import write_checkpoint, write_json
+
+from export.checkpoint import open_checkpoint
+from export.description import describe, fit_preview, write_tokenizer
+from export.errors import ExportError
+
+MATRIX = np.array([[0.1, 0.0, 0.02], [0.0, 0.12, 0.0], [-0.05, 0.0, 0.1], [0.03, 0.03, 0.03]])
+BIAS = np.array([0.5, 0.45, 0.55])
+
+
+def decode(latents: np.ndarray) -> np.ndarray:
+    """A decoder that is the linear map above, each latent an 8x8 square of one colour."""
+    colours = latents.transpose(0, 2, 3, 1) @ MATRIX + BIAS
+    return (colours.clip(0, 1) * 255).round().astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def description(folder: Path) -> dict[str, Any]:
+    return describe(open_checkpoint(str(folder)), "small", decode)
+
+
+def test_preview_finds_the_map_from_latents_to_colours() -> None:
+    preview = fit_preview(decode, 4)
+
+    np.testing.assert_allclose(preview["matrix"], MATRIX, atol=0.01)
+    np.testing.assert_allclose(preview["bias"], BIAS, atol=0.01)
+
+
+def test_preview_is_the_same_every_time() -> None:
+    assert fit_preview(decode, 4) == fit_preview(decode, 4)
+
+
+def test_description_names_the_weights_of_every_model(folder: Path) -> None:
+    content = description(folder)
+
+    assert content["format"] == 1
+    assert content["family"] == "sd1"
+    assert sorted(content["models"]) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert all(len(digest) == 64 for digest in (*content["models"].values(), content["weights_sha256"]))
+    assert content["models"]["vae_decoder"] == content["models"]["vae_encoder"] != content["models"]["unet"]
+
+
+def test_description_holds_the_sizes_the_networks_serve(folder: Path) -> None:
+    content = description(folder)
+
+    sizes = {key: content[key] for key in ("min_size_px", "max_size_px", "size_step_px", "vae_scale_factor")}
+    assert sizes == {"min_size_px": 256, "max_size_px": 1024, "size_step_px": 64, "vae_scale_factor": 8}
+    assert (content["latent_channels"], content["cross_attention_dim"], content["max_tokens"]) == (4, 32, 77)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"_class_name": "PNDMScheduler"}, "leading"),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, "linspace"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing"}, "trailing"),
+    ],
+)
+def test_silent_scheduler_configs_mean_what_diffusers_takes_them_for(
+    folder: Path, config: dict[str, Any], expected: str
+) -> None:
+    write_json(folder / "scheduler" / "scheduler_config.json", config)
+
+    scheduler = description(folder)["scheduler"]
+
+    assert scheduler["timestep_spacing"] == expected
+    assert scheduler["prediction_type"] == "epsilon"
+    assert scheduler["num_train_timesteps"] == 1000
+
+
+def test_betas_listed_one_by_one_are_refused(folder: Path) -> None:
+    write_json(folder / "scheduler" / "scheduler_config.json", {"trained_betas": [0.1, 0.2]})
+
+    with pytest.raises(ExportError, match="lists trained_betas"):
+        description(folder)
+
+
+def test_tokenizer_files_are_copied(folder: Path, tmp_path: Path) -> None:
+    write_tokenizer(open_checkpoint(str(folder)), tmp_path / "out")
+
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / "tokenizer" / name).read_bytes()
+
+
+def test_newer_tokenizer_file_is_taken_apart(folder: Path, tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink()
+    model = {"vocab": {"a": 0, "ab": 1}, "merges": [["a", "b"], "c d"]}
+    write_json(folder / "tokenizer" / "tokenizer.json", {"model": model})
+
+    write_tokenizer(open_checkpoint(str(folder)), tmp_path / "out")
+
+    assert json.loads((tmp_path / "out" / "vocab.json").read_text()) == model["vocab"]
+    assert (tmp_path / "out" / "merges.txt").read_text().splitlines() == ["#version: 0.2", "a b", "c d"]
+
+
+def test_checkpoint_without_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer" / "merges.txt").unlink()
+
+    with pytest.raises(ExportError, match="holds no CLIP tokenizer"):
+        write_tokenizer(open_checkpoint(str(folder)), tmp_path / "out")
