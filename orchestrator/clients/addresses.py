@@ -72,10 +72,14 @@ class AllowedPrefixes:
         """Prefixes from URIs or paths; each ends at a segment, ``file:///`` admits every file."""
         return cls(tuple(parse_address(uri) for uri in uris))
 
+    def holds(self, address: Address) -> bool:
+        """Whether the address, as it stands, lies below one of the prefixes."""
+        return any(address.within(prefix.resolved()) for prefix in self.prefixes)
+
     def admit(self, address: Address) -> Address:
         """The address to open, links followed; raises :class:`InvalidInput` where no prefix holds it."""
         found = address.resolved()
-        if any(found.within(prefix.resolved()) for prefix in self.prefixes):
+        if self.holds(found):
             return found
         served = ", ".join(prefix.uri() for prefix in self.prefixes) or "nothing"
         raise InvalidInput(f"{address.uri()[:200]} may not be read; allowed are {served} (ALLOWED_INPUT_PREFIXES)")

@@ -8,6 +8,7 @@ from orchestrator.errors import InvalidInput
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_AUTHORITY_END = re.compile(r"[/?#]")
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")  # urlsplit drops some of these, browsers read others as slashes
 
 
@@ -17,16 +18,16 @@ def origin_of(url: str) -> str:
     Callers connect to what is returned, never to the host as it was spelled, so two ways of reading one spelling cannot
     part the check from the call. Raises :class:`InvalidInput` for user names, other schemes and what is no host.
     """
+    if "@" in _AUTHORITY_END.split(url.partition("//")[2])[0]:
+        raise InvalidInput("a URL holds a user name or a password; it is written https://host/ without them")
     shown = repr(url[:200])
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise InvalidInput(f"{shown} is not a URL") from None
-    if _NOT_IN_URLS.search(url) or parts.scheme not in _DEFAULT_PORTS:
+    if _NOT_IN_URLS.search(url) or parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc:
         raise InvalidInput(f"{shown} is not an http or https URL")
-    if "@" in parts.netloc:
-        raise InvalidInput("a URL holds a user name or a password; it is written https://host/ without them")
     if port == 0:
         raise InvalidInput(f"{shown} has port 0; 1 to 65535 are ports")
     name = _ipv6(host, shown) if parts.netloc.startswith("[") else _name(host, shown)

@@ -67,10 +67,11 @@ class Reader:
         """The addresses that ``uri`` may mean, likeliest first.
 
         Some publishers percent-encode an object's name, others upload objects whose very names hold ``%20``. The
-        decoded name is tried first; both must be allowed.
+        decoded name is the one that must be allowed; the other counts only where it is allowed as well.
         """
-        readings = (parse_address(uri), parse_address(uri, decode=False))
-        return tuple(self.allowed.admit(address) for address in dict.fromkeys(readings))
+        decoded, literal = parse_address(uri), parse_address(uri, decode=False)
+        first = self.allowed.admit(decoded)
+        return (first, literal) if literal != decoded and self.allowed.holds(literal) else (first,)
 
 
 class Storage:

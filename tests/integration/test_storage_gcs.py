@@ -63,6 +63,23 @@ def test_a_percent_encoded_path_finds_the_object_whether_its_name_is_encoded_or_
     assert storage.inputs.read(uri.replace("gs://", "https://storage.googleapis.com/"), limit_bytes=5) == b"style"
 
 
+def test_prefixes_may_be_percent_encoded_too(google: GoogleStorage) -> None:
+    buckets = BucketSettings(gcs_endpoint_url=google.url, gcs_bearer_token="token")
+    storage = Storage("gs://results/a%20b", allowed_input_prefixes=["gs://inputs/%ED%95%9C"], buckets=buckets)
+    google.put("inputs", "한/style", b"x", {})
+    storage.probe()
+    for uri in ("gs://inputs/%ED%95%9C/style", "gs://inputs/한/style"):
+        assert storage.inputs.read(uri, limit_bytes=1) == b"x"
+
+
+def test_a_name_is_not_tried_as_written_where_only_the_decoded_one_is_allowed(google: GoogleStorage) -> None:
+    buckets = BucketSettings(gcs_endpoint_url=google.url, gcs_bearer_token="token")
+    storage = Storage("gs://results", allowed_input_prefixes=["gs://inputs/a b"], buckets=buckets)
+    google.put("inputs", "a%20b/secret", b"x", {})
+    with pytest.raises(ObjectNotFound):
+        storage.inputs.read("gs://inputs/a%20b/secret", limit_bytes=1)
+
+
 def test_of_eight_create_only_writers_one_wins(storage: Storage, google: GoogleStorage) -> None:
     def attempt(number: int) -> bool:
         try:

@@ -1,6 +1,8 @@
 """Which addresses mean which object, and which are refused: message senders write them."""
 
 from pathlib import Path
+from random import Random
+from urllib.parse import unquote
 
 import pytest
 
@@ -149,6 +151,60 @@ def test_a_link_that_points_at_itself_does_not_hang(tmp_path: Path) -> None:
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in" / "loop")
     address = AllowedPrefixes.parse([f"{tmp_path}/in"]).admit(parse_address(f"{tmp_path}/in/loop"))
     assert address.key.endswith("in/loop")
+
+
+PIECES = [
+    *(
+        "gs://",
+        "s3://",
+        "file://",
+        "https://storage.googleapis.com/",
+        "bucket",
+        "/",
+        "//",
+        "..",
+        ".",
+        "%2e",
+        "%2F",
+        "%25",
+    ),
+    *(
+        "\\",
+        "%5c",
+        "\x00",
+        "%00",
+        "%0a",
+        "a",
+        "한",
+        "%ED%95%9C",
+        "%FF",
+        "?",
+        "#",
+        "@",
+        ":80",
+        "+",
+        " ",
+        "\ud800",
+        "\x85",
+    ),
+]
+
+
+def test_whatever_comes_is_refused_or_plain_and_reads_back_the_same() -> None:
+    rng = Random(5)
+    kept = 0
+    for _ in range(20_000):
+        text = "".join(rng.choices(PIECES, k=rng.randint(1, 9)))
+        try:
+            address = parse_address(text, decode=rng.random() < 0.5)
+        except InvalidInput:
+            continue
+        kept += 1
+        assert parse_address(address.uri()) == address
+        for name in (address.key, unquote(address.key)):
+            assert not {"..", "."} & set(name.split("/"))
+            assert not {"\\", "\x00", "\n"} & set(name)
+    assert kept > 2000
 
 
 def test_join_takes_a_plain_name_below_a_folder() -> None:

@@ -31,6 +31,7 @@ def sender(
         ("https://bücher.example/", "https://xn--bcher-kva.example"),
         ("https://XN--BCHER-KVA.example/", "https://xn--bcher-kva.example"),
         ("https://한글.example/", "https://xn--bj0bj06e.example"),
+        ("https://api.example.com/@me?a=b@c", "https://api.example.com"),
         ("https://good\u3002example", "https://good.example"),
         ("http://backend_1:9000", "http://backend_1:9000"),
     ],
@@ -76,9 +77,11 @@ def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
         origin_of(url)
 
 
-def test_a_refused_url_does_not_repeat_a_password() -> None:
+@pytest.mark.parametrize("host", ["good.example/", "good.example:99999/", "[::1/", "good.example\\x/", ""])
+@pytest.mark.parametrize("scheme", ["https", "ftp", ""])
+def test_a_refused_url_does_not_repeat_a_password(scheme: str, host: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        origin_of("https://user:hunter2@good.example/")
+        origin_of(f"{scheme}://user:hunter2@{host}")
     assert "hunter2" not in str(caught.value)
 
 
