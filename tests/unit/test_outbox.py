@@ -1,0 +1,158 @@
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+from fakes.memory import MemoryBroker
+
+from orchestrator import outbox as outbox_module
+from orchestrator.clients.queues import ATTEMPT, REASON, Delivery
+from orchestrator.errors import WebhookRefused, WebhookUndelivered
+from orchestrator.job import Progress
+from orchestrator.ledger import Manifest
+from orchestrator.outbox import TRIES_IN_HAND, Outbox
+from unit.test_worker import until
+
+MANIFEST = Manifest(
+    generation_id=9,
+    outcome="complete",
+    body={"generation_id": 9, "result_url": "gs://b/gen-9.png", "metadata": {"seed": 0}},
+    fingerprint="f",
+    webhook_url="https://api.example.com/x",
+)
+
+
+class ScriptedSender:
+    def __init__(self) -> None:
+        self.answers: list[Exception | None] = []
+        self.calls: list[tuple[str, Mapping[str, object], str, str | None]] = []
+
+    def send(self, kind: str, body: Mapping[str, object], *, webhook_id: str, webhook_url: str | None = None) -> None:
+        self.calls.append((kind, body, webhook_id, webhook_url))
+        answer = self.answers.pop(0) if self.answers else None
+        if answer is not None:
+            raise answer
+
+
+class Post:
+    def __init__(self) -> None:
+        self.broker, self.sender = MemoryBroker(), ScriptedSender()
+        self.counted: list[tuple[str, str]] = []
+        self.outbox = Outbox(
+            self.broker, self.sender, self.sender, count=lambda kind, answer: self.counted.append((kind, answer))
+        )
+
+    def event(self, headers: Mapping[str, object] | None = None) -> Delivery:
+        self.outbox.put(MANIFEST)
+        return self.broker.delivery(self.broker.published.pop().body, headers)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Delivery], None]]:
+        self.outbox.start()
+        try:
+            yield self.broker.consumers[self.broker.queues.events]
+        finally:
+            self.outbox.stop(5.0)
+
+
+@pytest.fixture
+def post(monkeypatch: pytest.MonkeyPatch) -> Post:
+    monkeypatch.setattr(outbox_module, "retry_delay", lambda error, tried, rng: error.retry_after_s or 0.0)
+    return Post()
+
+
+def test_an_event_is_the_same_to_the_byte_whoever_puts_it(post: Post) -> None:
+    post.outbox.put(MANIFEST)
+    post.outbox.put(MANIFEST)
+    one, other = post.broker.published
+    assert one == other
+    assert (one.queue, one.message_id) == ("image_generation.events", json.loads(one.body)["webhook_id"])
+
+
+def test_a_replayed_job_tells_its_new_outcome_under_a_new_id(post: Post) -> None:
+    second = Manifest(generation_id=9, outcome="complete", body={}, fingerprint="f", life=1)
+    post.outbox.put(MANIFEST)
+    post.outbox.put(second)
+    assert len({message.message_id for message in post.broker.published}) == 2
+
+
+def test_an_accepted_event_is_acked(post: Post) -> None:
+    event = post.event()
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    ((kind, body, _, url),) = post.sender.calls
+    assert (kind, body, url) == ("complete", MANIFEST.body, "https://api.example.com/x")
+    assert post.counted == [("complete", "accepted")]
+
+
+def test_an_event_is_tried_until_it_is_accepted(post: Post) -> None:
+    post.sender.answers = [WebhookUndelivered("down"), WebhookUndelivered("500"), None]
+    event = post.event()
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    assert [answer for _, answer in post.counted] == ["undelivered", "undelivered", "accepted"]
+    assert len(set(map(str, post.sender.calls))) == 1
+
+
+def test_an_event_that_keeps_failing_goes_to_the_back_of_the_queue(post: Post) -> None:
+    post.sender.answers = [WebhookUndelivered("down")] * TRIES_IN_HAND
+    event = post.event({ATTEMPT: 6})
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    (moved,) = post.broker.published
+    assert (moved.queue, moved.body, moved.delay_s) == ("image_generation.events", event.body, 30.0)
+    assert moved.headers == {ATTEMPT: 6 + TRIES_IN_HAND}
+
+
+def test_a_backend_that_asks_for_an_hour_gets_its_event_from_the_queue_later(post: Post) -> None:
+    post.sender.answers = [WebhookUndelivered("busy", status=429, retry_after_s=3600.0)]
+    with post.open() as deliver:
+        deliver(post.event())
+        until(lambda: post.broker.acked)
+    (moved,) = post.broker.published
+    assert moved.delay_s == 3600.0
+
+
+def test_an_event_refused_for_good_is_kept_among_the_dead(post: Post) -> None:
+    post.sender.answers = [WebhookRefused("answered 410", status=410)]
+    event = post.event()
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    (dead,) = post.broker.published
+    assert (dead.queue, dead.body, dead.headers[REASON]) == ("image_generation.dead", event.body, "WEBHOOK_REFUSED")
+    assert post.counted == [("complete", "refused")]
+
+
+def test_a_refused_event_that_cannot_be_kept_stays_where_it_is(post: Post) -> None:
+    post.sender.answers = [WebhookRefused("answered 410", status=410)]
+    event = post.event()
+    post.broker.silent = True
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.requeued)
+    assert post.broker.acked == []
+
+
+def test_stopping_puts_an_undelivered_event_back(post: Post) -> None:
+    post.sender.answers = [WebhookUndelivered("down", retry_after_s=60.0)]
+    event = post.event()
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.sender.calls)
+    assert post.broker.requeued == [event]
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [(None, "accepted"), (WebhookUndelivered("down"), "undelivered"), (WebhookRefused("no"), "refused")],
+)
+def test_a_milestone_is_tried_once_whatever_comes(post: Post, answer: Exception | None, counted: str) -> None:
+    post.sender.answers = [answer]
+    milestone = Progress(generation_id=9, current_step=25, total_steps=50, progress_percent=50, estimated_seconds=2.0)
+    post.outbox.send_progress(milestone, None)
+    assert len(post.sender.calls) == 1
+    assert post.counted == [("progress", counted)]

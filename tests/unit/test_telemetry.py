@@ -1,0 +1,163 @@
+import io
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.api import HttpServer, build_app
+from orchestrator.errors import ServiceError
+from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Started, Stepped, Succeeded
+from orchestrator.telemetry import JsonLines, Telemetry
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("remarque")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield stream
+    logger.removeHandler(handler)
+
+
+DONE = Succeeded(generation_id=1, result_url="gs://b/gen-1.png", metadata={"seed": 1})
+
+
+def value(telemetry: Telemetry, name: str, **labels: str) -> float | None:
+    return telemetry.registry.get_sample_value(name, labels)
+
+
+def test_a_job_is_counted_and_timed_from_start_to_outcome() -> None:
+    clock = Clock()
+    telemetry = Telemetry(clock)
+    telemetry(Started(generation_id=1, attempt=1))
+    assert value(telemetry, "remarque_jobs_running") == 1
+    clock.now_s += 8.2
+    telemetry(DONE)
+    assert value(telemetry, "remarque_jobs_running") == 0
+    assert value(telemetry, "remarque_jobs_total", outcome="complete", error_code="") == 1
+    assert value(telemetry, "remarque_job_seconds_sum") == pytest.approx(8.2)
+
+
+def test_an_outcome_that_was_found_and_not_made_is_counted_without_a_time() -> None:
+    telemetry = Telemetry()
+    telemetry(DONE)
+    assert value(telemetry, "remarque_jobs_total", outcome="complete", error_code="") == 1
+    assert value(telemetry, "remarque_job_seconds_count") == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        Failed(generation_id=1, error_message="no", error_code="TIMEOUT", retry_count=2),
+        Retried(generation_id=1, attempt=1, error_code="GPU_OOM", error_message="full", delay_s=5.0),
+        HandedBack(generation_id=1),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_every_end_of_an_attempt_frees_its_place(end: Event) -> None:
+    telemetry = Telemetry()
+    telemetry(Started(generation_id=1, attempt=1))
+    telemetry(end)
+    assert value(telemetry, "remarque_jobs_running") == 0
+
+
+def test_steps_are_measured_and_not_logged(lines: io.StringIO) -> None:
+    telemetry = Telemetry()
+    telemetry(Stepped(generation_id=1, seconds=0.1))
+    milestone = Progress(generation_id=1, current_step=1, total_steps=2, progress_percent=50, estimated_seconds=1.0)
+    telemetry(milestone)
+    assert value(telemetry, "remarque_step_seconds_count") == 1
+    assert lines.getvalue() == ""
+
+
+def test_a_log_line_is_json_that_names_the_job(lines: io.StringIO) -> None:
+    Telemetry()(Failed(generation_id=7, error_message="prompt text", error_code="INVALID_INPUT", retry_count=0))
+    line = json.loads(lines.getvalue())
+    assert (line["generation_id"], line["event"], line["level"]) == (7, "failed", "info")
+    assert "prompt text" not in lines.getvalue()
+
+
+def test_an_exception_travels_in_its_line() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("remarque.test")
+    logger.addHandler(handler)
+    try:
+        raise ZeroDivisionError("nothing")
+    except ZeroDivisionError:
+        logger.exception("broke")
+    assert "ZeroDivisionError: nothing" in json.loads(stream.getvalue())["exception"]
+
+
+def test_every_metric_is_explained_in_the_docs() -> None:
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    telemetry = Telemetry()
+    names = {sample.name for family in telemetry.registry.collect() for sample in family.samples}
+    families = {family.name + ("_total" if family.type == "counter" else "") for family in telemetry.registry.collect()}
+    assert {family for family in families if f"`{family}`" not in text} == set(), names
+
+
+class Parts:
+    missing: dict[str, str]
+
+    def __init__(self) -> None:
+        self.missing = {}
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[str, Parts]]:
+    parts = Parts()
+    telemetry = Telemetry()
+    server = HttpServer(build_app(lambda: parts.missing, telemetry.page), "127.0.0.1", 0)
+    server.start()
+    yield server.url, parts
+    server.stop()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_health_is_that_the_process_answers(served: tuple[str, Parts]) -> None:
+    assert get(served[0] + "/healthz") == (200, '{"alive": true}')
+
+
+def test_readiness_names_what_does_not_work(served: tuple[str, Parts]) -> None:
+    url, parts = served
+    assert get(url + "/readyz") == (200, '{"ready": true, "not_ready": {}}')
+    parts.missing = {"store": "the bucket answers 403"}
+    assert get(url + "/readyz") == (503, '{"ready": false, "not_ready": {"store": "the bucket answers 403"}}')
+
+
+def test_metrics_are_served_in_prometheus_text(served: tuple[str, Parts]) -> None:
+    code, page = get(served[0] + "/metrics")
+    assert code == 200
+    assert "# TYPE remarque_jobs_running gauge" in page
+
+
+def test_an_address_that_is_taken_stops_the_start_with_the_remedy(served: tuple[str, Parts]) -> None:
+    port = int(served[0].rpartition(":")[2])
+    server = HttpServer(build_app(dict, bytes), "127.0.0.1", port)
+    with pytest.raises(ServiceError, match="HTTP_ADDRESS"):
+        server.start()
