@@ -33,6 +33,7 @@ class _Receipt:
 
     def __init__(self, message_id: str) -> None:
         self.message_id = message_id
+        self.target = ""
         self.returned = False
         self.outcome: Future[Outcome] = Future()
 
@@ -111,6 +112,7 @@ class Publisher:
             target, arguments = self._queues.delayed(message.queue, message.delay_s)
             channel.queue_declare(target, durable=True, arguments=arguments)
         self._tag += 1
+        receipt.target = target
         self._under_way[self._tag] = receipt
         channel.basic_publish("", target, message.body, message.properties, mandatory=True)
 
@@ -135,9 +137,9 @@ class Publisher:
             receipt.outcome.set_result("lost")
 
     def _on_return(self, _: Channel, method: Any, message: Any, body: bytes) -> None:
-        del method, body
+        del body
         for receipt in self._under_way.values():
-            if receipt.message_id == message.message_id:
+            if (receipt.target, receipt.message_id) == (method.routing_key, message.message_id):
                 receipt.returned = True
 
     def _on_confirm(self, frame: Any) -> None:

@@ -190,6 +190,22 @@ def test_stopped_consumer_gets_nothing_more_and_can_still_ack(
     assert len(inbox.deliveries) == 1
 
 
+def test_one_queue_is_stopped_while_another_is_still_consumed(
+    rabbitmq: RunningBroker, queues: Queues, open_broker: Open
+) -> None:
+    broker = open_broker(rabbitmq.url, queues)
+    jobs, events = Inbox(broker, queues.work), Inbox(broker, queues.events)
+    broker.start()
+    for queue in (queues.work, queues.events):
+        broker.publish(queue, b"{}", message_id="before")
+    jobs.wait(1)
+    broker.stop_consuming(queues.work)
+    for queue in (queues.work, queues.events):
+        broker.publish(queue, b"{}", message_id="after")
+    assert [d.message_id for d in events.wait(2)] == ["before", "after"]
+    assert len(jobs.deliveries) == 1
+
+
 def test_ack_of_a_lost_connection_is_dropped_and_counted(
     rabbitmq: RunningBroker, broker_proxy: tuple[Proxy, str], queues: Queues, open_broker: Open
 ) -> None:

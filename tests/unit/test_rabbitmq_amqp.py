@@ -1,0 +1,91 @@
+"""What the AMQP connection is made of, without a broker."""
+
+from pathlib import Path
+
+import pika
+import pytest
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
+
+from orchestrator.clients.amqp import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Endpoint,
+    backoff_s,
+    parameters,
+    properties,
+    reason,
+)
+from orchestrator.errors import BrokerError, ConfigError
+
+
+def test_pauses_between_connections_double_up_to_a_ceiling() -> None:
+    almost_one = 1 - 1e-9
+    ceilings = [backoff_s(failures, almost_one) for failures in range(1, 12)]
+    assert ceilings[0] == pytest.approx(2 * FIRST_PAUSE_S)
+    assert ceilings[1] == pytest.approx(2 * ceilings[0])
+    assert max(ceilings) == ceilings[-1] == pytest.approx(LONGEST_PAUSE_S)
+
+
+def test_pauses_use_their_whole_range_so_that_workers_do_not_return_together() -> None:
+    assert backoff_s(8, 0.0) == 0.0
+    assert backoff_s(8, 0.5) == pytest.approx(LONGEST_PAUSE_S / 2)
+
+
+def test_password_is_in_no_repr() -> None:
+    assert "s3cr3t" not in repr(Endpoint("amqp://user:s3cr3t@host/"))
+
+
+@pytest.mark.parametrize("url", ["http://user:s3cr3t@host/", "amqp://user:s3cr3t@host:port/", "s3cr3t"])
+def test_address_that_is_none_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="RABBITMQ_URL") as caught:
+        parameters(Endpoint(url), "name")
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_url_sets_host_port_vhost_and_credentials() -> None:
+    made = parameters(Endpoint("amqp://user:pass@host:1234/art", heartbeat_s=7), "name")
+    assert (made.host, made.port, made.virtual_host, made.heartbeat) == ("host", 1234, "art", 7)
+    assert (made.credentials.username, made.ssl_options) == ("user", None)
+
+
+def test_amqps_checks_the_brokers_name_and_certificate() -> None:
+    made = parameters(Endpoint("amqps://user:pass@host/"), "name")
+    assert made.port == 5671
+    assert made.ssl_options.server_hostname == "host"
+    assert made.ssl_options.context.check_hostname
+
+
+def test_authority_file_without_tls_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use amqps"):
+        parameters(Endpoint("amqp://host/", ca_file=Path("ca.pem")), "name")
+
+
+def test_authority_file_that_is_none_is_named(tmp_path: Path) -> None:
+    for content in (None, "not a certificate"):
+        if content is not None:
+            (tmp_path / "ca.pem").write_text(content)
+        with pytest.raises(ConfigError, match=r"ca\.pem"):
+            parameters(Endpoint("amqps://host/", ca_file=tmp_path / "ca.pem"), "name")
+
+
+def test_messages_are_persistent() -> None:
+    made = properties("m-1", {"x-attempt": 1})
+    assert (made.delivery_mode, made.message_id, made.headers) == (2, "m-1", {"x-attempt": 1})
+
+
+@pytest.mark.parametrize(("message_id", "headers"), [("m", {"a": object()}), ("m" * 300, {}), ("m", {"k" * 300: 1})])
+def test_headers_that_amqp_cannot_carry_fail_in_the_callers_thread(message_id: str, headers: dict[str, object]) -> None:
+    with pytest.raises(BrokerError, match="cannot carry"):
+        properties(message_id, headers)
+
+
+def test_reason_is_the_innermost_cause() -> None:
+    refused = ConnectionRefusedError(111, "Connection refused")
+    wrapped = pika.exceptions.AMQPConnectionError(
+        AMQPConnectionWorkflowFailed([AMQPConnectorSocketConnectError(refused)])
+    )
+    assert reason(wrapped) == "[Errno 111] Connection refused"
+    assert reason(pika.exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED")) == "CONNECTION_FORCED (320)"
+    assert reason(pika.exceptions.StreamLostError("Transport indicated EOF")) == "Transport indicated EOF"
+    assert reason(ValueError()) == "ValueError"
