@@ -26,7 +26,8 @@ class Predict(Protocol):
 
 def denoiser(network: Network, levels: Levels) -> Denoise:
     """Turns a network into ``denoise(x, sigma)`` for the sigmas of ``levels``; any other sigma is a KeyError."""
-    timesteps = dict(zip(levels.sigmas[levels.first :], levels.timesteps[levels.first :], strict=False))
+    timesteps = {each.sigma: each.timestep for each in levels.halfway}
+    timesteps.update(zip(levels.sigmas[levels.first :], levels.timesteps[levels.first :], strict=False))
 
     def denoise(x: Latents, sigma: float) -> Latents:
         timestep = np.full((x.shape[0], 1), timesteps[sigma], dtype=np.float32)

@@ -50,6 +50,15 @@ class Step:
     memory: tuple[Latents, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Halfway:
+    """The middle of a Runge-Kutta turn: the level stepped to, and the one the network is asked at, its timestep too."""
+
+    sigma_to: float
+    sigma: float
+    timestep: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
     """The noise levels of one picture; turn ``i`` calls the network at ``sigmas[i]`` and steps to ``sigmas[i + 1]``.
@@ -59,6 +68,7 @@ class Levels:
     over timesteps that are not evenly spaced (DDIM and PNDM); latents are then reread at the next level.
     ``variance_preserving`` tells the convention of the sampler's namesake, ``noise_scale`` how much of the start's
     noise is taken, ``lower_order_final`` whether the last turn must not extrapolate, ``clip`` bounds ``denoised``.
+    ``halfway`` has an entry for each Runge-Kutta turn that PNDM may begin with.
     """
 
     sigmas: tuple[float, ...]
@@ -70,6 +80,7 @@ class Levels:
     first: int = 0
     lower_order_final: bool = True
     clip: float | None = None
+    halfway: tuple[Halfway, ...] = ()
 
     @property
     def turns(self) -> int:

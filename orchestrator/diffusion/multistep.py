@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from orchestrator.diffusion.levels import Denoise, Levels, Noise, Step
+from orchestrator.diffusion.levels import Denoise, Levels, Noise, Prediction, Step
 from orchestrator.diffusion.noise import Latents
 
 
@@ -128,14 +128,17 @@ _ADAMS_BASHFORTH = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 
 def pndm(denoise: Denoise, start: Step, levels: Levels, noise: Noise) -> Iterator[Step]:
     """PLMS (Liu et al., arXiv 2202.09778, eq. 12): even Adams-Bashforth on the network's answers, DDIM's transfer.
 
-    Takes one turn more than there are steps: the first step is done twice, then with the mean of both its ends.
+    Takes one turn more than there are steps: the first step is done twice, then with the mean of both its ends. Where
+    the levels have ``halfway`` entries, that many Runge-Kutta turns (eq. 13) fill the memory instead.
     """
     x, memory = start.latents, start.memory
     for i in levels.after(start):
         (sigma_from, sigma_to), sigma_next = levels.moves[i], levels.sigmas[i + 1]
         denoised = denoise(x, levels.sigmas[i])
         e = levels.prediction.output(x, denoised, levels.sigmas[i])
-        if i == levels.first:
+        if i < len(levels.halfway):
+            memory, e_mean = (e, *memory), _runge_kutta(denoise, x, e, levels, i)
+        elif i == levels.first:
             memory, e_mean = (x, e), e
         elif i == levels.first + 1:
             x_first, e_first = memory
@@ -144,10 +147,30 @@ def pndm(denoise: Denoise, start: Step, levels: Levels, noise: Noise) -> Iterato
         else:
             memory = (e, *memory[:3])
             e_mean = _adams_bashforth(memory)
-        D = levels.prediction.denoised(x, e_mean, sigma_from)
-        reread = math.sqrt((sigma_next**2 + 1.0) / (sigma_to**2 + 1.0))
-        x = reread * _moved(x, D, sigma_to / sigma_from)
+        x = _transferred(x, e_mean, levels.prediction, (sigma_from, sigma_to, sigma_next))
         yield Step(i, x, denoised, memory)
+
+
+def _transferred(x: Latents, e: Latents, prediction: Prediction, sigmas: tuple[float, float, float]) -> Latents:
+    """``x`` moved from the first sigma to the second by DDIM's transfer, then reread as if it lay at the third."""
+    sigma_from, sigma_to, sigma_read = sigmas
+    reread = math.sqrt((sigma_read**2 + 1.0) / (sigma_to**2 + 1.0))
+    return reread * _moved(x, prediction.denoised(x, e, sigma_from), sigma_to / sigma_from)
+
+
+def _runge_kutta(denoise: Denoise, x: Latents, e_1: Latents, levels: Levels, i: int) -> Latents:
+    """The mean answer over turn ``i`` by the classical method of order 4, given the one at its beginning."""
+
+    def answered(e: Latents, sigma_to: float, sigma: float) -> Latents:
+        x_there = _transferred(x, e, levels.prediction, (levels.sigmas[i], sigma_to, sigma))
+        return levels.prediction.output(x_there, denoise(x_there, sigma), sigma)
+
+    middle, sigma_next = levels.halfway[i], levels.sigmas[i + 1]
+    e_2 = answered(e_1, middle.sigma_to, middle.sigma)
+    e_3 = answered(e_2, middle.sigma, middle.sigma)
+    e_4 = answered(e_3, sigma_next, sigma_next)
+    e_middle: Latents = e_2 + e_3
+    return (e_1 + 2.0 * e_middle + e_4) / 6.0
 
 
 def _adams_bashforth(known: tuple[Latents, ...]) -> Latents:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.diffusion.levels import Levels
+from orchestrator.diffusion.levels import Halfway, Levels
 from orchestrator.diffusion.spacing import (
     RESPACINGS,
     SPACINGS,
@@ -27,25 +27,26 @@ from orchestrator.errors import InvalidInput
 class _Method:
     """How the diffusers scheduler that a sampler is named for lays out its levels."""
 
-    family: Literal["sigma", "log_snr", "stride", "consistency"]
+    family: Literal["sigma", "log_snr", "ddim", "pndm", "consistency"]
     spacing: Spacing
     respaces: bool = False
 
 
 _METHODS: Mapping[str, _Method] = {
-    "ddim": _Method("stride", "leading"),
+    "ddim": _Method("ddim", "leading"),
     "euler": _Method("sigma", "linspace", respaces=True),
     "euler_a": _Method("sigma", "linspace"),
     "heun": _Method("sigma", "linspace", respaces=True),
     "dpmpp_2m": _Method("log_snr", "linspace", respaces=True),
     "dpmpp_2m_sde": _Method("log_snr", "linspace", respaces=True),
     "lms": _Method("sigma", "linspace", respaces=True),
-    "pndm": _Method("stride", "leading"),
+    "pndm": _Method("pndm", "leading"),
     "unipc": _Method("log_snr", "linspace", respaces=True),
     "lcm": _Method("consistency", "leading"),
 }
 
 _SHORT_LOOP_STEPS = 15
+_RUNGE_KUTTA_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,10 @@ class NoiseSchedule:
                 return self._sigma_levels(request)
             case "log_snr":
                 return self._log_snr_levels(request)
-            case "stride":
-                return self._stride_levels(request)
+            case "ddim":
+                return self._ddim_levels(request)
+            case "pndm":
+                return self._pndm_levels(request) if self.trained.skip_prk_steps else self._runge_kutta_levels(request)
             case "consistency":
                 return self._consistency_levels(request)
 
@@ -183,27 +186,57 @@ class NoiseSchedule:
         short = self.trained.lower_order_final and request.steps < _SHORT_LOOP_STEPS
         return short or self.trained.euler_at_final or not self.trained.ends_at_sigma_min
 
-    def _stride_levels(self, request: _Request) -> Levels:
-        """DDIM and PNDM: each step goes down a constant stride of timesteps, wherever the next one lies."""
-        timesteps = self._spaced(request).round().astype(np.int64).tolist()
-        stride = len(self.trained.sigmas) // request.steps
-        to_one = self.trained.set_alpha_to_one
-        if to_one is None:
-            to_one = request.sampler == "ddim"
-        final = 0.0 if to_one else self.trained.sigma_at(0)
-        if request.sampler == "pndm":
-            # The second level is visited twice: once ahead of the first step, once to redo it with what was seen there.
-            timesteps[1:1] = timesteps[1:2]
-        pairs = [(timestep, timestep - stride) for timestep in timesteps]
-        if request.sampler == "pndm" and len(pairs) > request.first + 1:
+    def _ddim_levels(self, request: _Request) -> Levels:
+        """Each step goes down a constant stride of timesteps, wherever the next one lies."""
+        timesteps, stride = self._strided(request)
+        moves = [(timestep, timestep - stride) for timestep in timesteps]
+        return self._stride_levels(
+            request, timesteps, moves, 0.0 if self.trained.set_alpha_to_one is not False else None
+        )
+
+    def _pndm_levels(self, request: _Request) -> Levels:
+        """DDIM's stride; the second level is visited again to redo the first step with what was seen there."""
+        timesteps, stride = self._strided(request)
+        timesteps[1:1] = timesteps[1:2]
+        moves = [(timestep, timestep - stride) for timestep in timesteps]
+        if len(timesteps) > request.first + 1:
             again = timesteps[request.first + 1]
-            pairs[request.first + 1] = (again + stride, again)
-        moves = tuple((self.trained.sigma_at(s), self.trained.sigma_at(t) if t >= 0 else final) for s, t in pairs)
-        sigmas = tuple(self.trained.sigma_at(timestep) for timestep in timesteps)
+            moves[request.first + 1] = (again + stride, again)
+        return self._stride_levels(request, timesteps, moves, 0.0 if self.trained.set_alpha_to_one else None)
+
+    def _runge_kutta_levels(self, request: _Request) -> Levels:
+        """PNDM that begins with three classical Runge-Kutta steps, of four evaluations each."""
+        if request.steps < _RUNGE_KUTTA_STEPS + 1 or request.first:
+            what = f"{request.steps} steps from step {request.first}"
+            raise InvalidInput(f"pndm is to do {what}; with Runge-Kutta steps 4 and more are served, all of them")
+        timesteps, stride = self._strided(request)
+        moves = [(timestep, timestep - stride) for timestep in timesteps]
+        halfway = []
+        for i, timestep in enumerate(timesteps[:_RUNGE_KUTTA_STEPS]):
+            moves[i] = (timestep, timesteps[i + 1])
+            middle = timesteps[i + 1] + stride // 2
+            sigmas = self.trained.sigma_at(timestep - stride // 2), self.trained.sigma_at(middle)
+            halfway.append(Halfway(*sigmas, float(middle)))
+        levels = self._stride_levels(request, timesteps, moves, 0.0 if self.trained.set_alpha_to_one else None)
+        return replace(levels, halfway=tuple(halfway))
+
+    def _strided(self, request: _Request) -> tuple[list[int], int]:
+        timesteps = self._spaced(request).round().astype(np.int64).tolist()
+        return timesteps, len(self.trained.sigmas) // request.steps
+
+    def _stride_levels(
+        self, request: _Request, timesteps: list[int], moves: list[tuple[int, int]], final: float | None
+    ) -> Levels:
+        """Levels of whole timesteps; ``final`` is the sigma of a step below the first one, None for the first's own."""
+        if final is None:
+            final = self.trained.sigma_at(0)
+        trained = self.trained.sigma_at
+        steps = tuple((trained(s), trained(t) if t >= 0 else final) for s, t in moves)
+        sigmas = tuple(trained(timestep) for timestep in timesteps)
         return Levels(
-            sigmas=(*sigmas, moves[-1][1]),
+            sigmas=(*sigmas, steps[-1][1]),
             timesteps=tuple(map(float, timesteps)),
-            moves=moves,
+            moves=steps,
             prediction=self.trained.prediction,
             noise_scale=math.sqrt(sigmas[0] ** 2 + 1.0),
             variance_preserving=True,

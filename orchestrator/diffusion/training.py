@@ -36,6 +36,7 @@ class TrainedNoise:
 
     ``alphas_cumprod`` and ``sigmas`` [train steps] float32 belong to the timesteps 0 upwards; the former equal torch's
     to the bit. ``clip`` bounds the denoised latents; it is off unless the config says ``clip_sample``, also for DDIM.
+    Likewise PNDM begins with Runge-Kutta steps only where the config says ``skip_prk_steps: false``.
     """
 
     alphas_cumprod: NDArray[np.float32]
@@ -50,6 +51,7 @@ class TrainedNoise:
     lower_order_final: bool
     euler_at_final: bool
     original_inference_steps: int
+    skip_prk_steps: bool
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Self:
@@ -74,6 +76,7 @@ class TrainedNoise:
             lower_order_final=bool(config.get("lower_order_final", True)),
             euler_at_final=bool(config.get("euler_at_final", False)),
             original_inference_steps=int(_number(config, "original_inference_steps", 50)),
+            skip_prk_steps=bool(config.get("skip_prk_steps", True)),
         )
 
     def sigma_at(self, timestep: int) -> float:

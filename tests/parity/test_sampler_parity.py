@@ -81,18 +81,18 @@ def clean_latents():
     return np.linspace(-2.0, 2.0, math.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
 
 
-def recorded(sampler, config, steps, strength):
-    """The loop of StableDiffusionPipeline, or of StableDiffusionImg2ImgPipeline where strength is below 1.0."""
+def recorded(sampler, config, steps, strength=None):
+    """The loop of StableDiffusionPipeline, or with a strength that of StableDiffusionImg2ImgPipeline."""
     scheduler = namesake(sampler, config)
     scheduler.set_timesteps(steps)
     generator = torch.Generator("cpu").manual_seed(SEED)
     noise = torch.randn(SHAPE, generator=generator)
-    t_start = max(steps - min(int(steps * strength), steps), 0)
+    t_start = 0 if strength is None else max(steps - min(int(steps * strength), steps), 0)
     timesteps = scheduler.timesteps[t_start * scheduler.order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(t_start * scheduler.order)
     x = noise * scheduler.init_noise_sigma
-    if strength < 1.0:
+    if strength is not None:
         x = scheduler.add_noise(torch.from_numpy(clean_latents()), noise, timesteps[:1])
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     calls, latents = [], []
@@ -102,8 +102,10 @@ def recorded(sampler, config, steps, strength):
         x = scheduler.step(output, t, x, **extra).prev_sample
         calls.append((sample.numpy(), float(t), output.numpy()))
         latents.append(x.numpy())
-    if scheduler.order == 2:  # Heun: two calls a step, but for the last
+    if sampler == "heun":  # two calls a step, but for the last
         latents = [*latents[1:-1:2], latents[-1]]
+    if sampler == "pndm" and not config.get("skip_prk_steps", True):  # four calls for each of the first three steps
+        latents = [*latents[3:12:4], *latents[12:]]
     return Recorded(noise.numpy(), calls, latents)
 
 
@@ -111,9 +113,9 @@ def far(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def replayed(sampler, config, steps, theirs, **wish):
+def replayed(sampler, config, steps, theirs, strength, **wish):
     """The largest relative difference between our loop and ``theirs`` over inputs and latents of all steps."""
-    levels = NoiseSchedule.from_config(config).levels(sampler, steps, **wish)
+    levels = NoiseSchedule.from_config(config).levels(sampler, steps, strength=strength or 1.0, **wish)
     calls, differences = iter(theirs.calls), []
 
     def played(sample, timestep):
@@ -122,7 +124,7 @@ def replayed(sampler, config, steps, theirs, **wish):
         assert timestep == pytest.approx(t, abs=1e-3)
         return output
 
-    start = levels.start(theirs.noise, clean_latents() if levels.first else None)
+    start = levels.start(theirs.noise, None if strength is None else clean_latents())
     noise = StepNoise(SEED, SHAPE, first=levels.first)
     for step, latents in zip(
         SAMPLERS[sampler](denoiser(played, levels), start, levels, noise), theirs.latents, strict=True
@@ -132,10 +134,10 @@ def replayed(sampler, config, steps, theirs, **wish):
     return max(differences)
 
 
-def assert_equal_loops(sampler, config, steps, *, strength=1.0, **wish):
+def assert_equal_loops(sampler, config, steps, *, strength=None, **wish):
     theirs = recorded(sampler, config, steps, strength)
 
-    assert replayed(sampler, config, steps, theirs, strength=strength, **wish) < TOLERANCE
+    assert replayed(sampler, config, steps, theirs, strength, **wish) < TOLERANCE
 
 
 def served(sampler, steps):
@@ -176,16 +178,22 @@ def test_respaced_sigmas_equal_the_namesakes_at_every_step(sampler, respacing, p
     assert_equal_loops(sampler, {**config, f"use_{respacing}_sigmas": True}, steps, spacing=spacing, sigmas=respacing)
 
 
-@pytest.mark.parametrize(("steps", "strength"), [(1, 0.999), (10, 0.3), (20, 0.95), (50, 0.02), (50, 0.58), (50, 0.75)])
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (10, 0.3), (20, 0.95), (50, 0.02), (50, 0.58), (50, 0.75)])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_start_from_a_picture_equals_the_namesakes_at_every_step(sampler, prediction_type, steps, strength):
     config = {**STABLE_DIFFUSION, "prediction_type": prediction_type}
-    if int(steps * strength) < 1:
-        pytest.raises(InvalidInput, NoiseSchedule.from_config(config).levels, sampler, steps, strength=strength)
-        return
 
     assert_equal_loops(sampler, config, steps, strength=strength)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 10, 33, 100])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_pndm_that_begins_with_runge_kutta_steps_equals_its_namesake(spacing, prediction_type, steps):
+    config = {**STABLE_DIFFUSION, "prediction_type": prediction_type, "skip_prk_steps": False}
+
+    assert_equal_loops("pndm", {**config, "timestep_spacing": spacing}, steps)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +253,7 @@ LINEAR_1100 = {**LINEAR, "num_train_timesteps": 1100}
 DDIM = {**LINEAR, "clip_sample": True, "set_alpha_to_one": True}
 DPM = {**LINEAR, "final_sigmas_type": "sigma_min", "lower_order_final": False}
 UNIPC = {**LINEAR, "final_sigmas_type": "sigma_min"}
+PNDM = {**LINEAR, "skip_prk_steps": False}
 LCM = {**LINEAR, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 V = {"prediction_type": "v_prediction"}
 KARRAS = {"use_karras_sigmas": True}
@@ -277,6 +286,10 @@ def published_network(sample, timestep):
         ("unipc", {**UNIPC, **KARRAS}, 10, None, 0.2925),
         ("unipc", {**UNIPC, **V}, 10, None, 0.1014),
         ("unipc", {**UNIPC, **V, **KARRAS}, 10, None, 0.1966),
+        ("pndm", PNDM, 10, 198.1318, 0.2580),
+        ("pndm", {**PNDM, **V}, 10, 67.3986, 0.0878),
+        ("pndm", {**PNDM, "beta_start": 0.01, "set_alpha_to_one": True}, 10, 230.0399, 0.2995),
+        ("pndm", {**PNDM, "beta_start": 0.01}, 10, 186.9482, 0.2434),
         ("lcm", LCM, 1, 18.7097, 0.0244),
         ("lcm", LCM, 10, 197.7616, 0.2575),
     ],
@@ -371,6 +384,6 @@ def test_loop_on_rescaled_samples_ends_at_the_value_diffusers_publishes(sampler,
 
 def test_noise_of_the_test_is_the_noise_of_the_loop():
     """Guards the test itself: both sides draw their start from the same place."""
-    theirs = recorded("euler", STABLE_DIFFUSION, 1, 1.0)
+    theirs = recorded("euler", STABLE_DIFFUSION, 1)
 
     np.testing.assert_allclose(TorchNormal(SEED).draw(SHAPE), theirs.noise, atol=1e-6)

@@ -6,6 +6,7 @@ For clean ~ N(MEAN, STD^2) the expectation of clean given x is linear in x, the 
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def spaced(sampler, steps):
 
 
 def levels_of(sampler, sigmas):
-    moves = list(zip(sigmas[:-1], sigmas[1:], strict=True))
+    moves = list(pairwise(sigmas))
     if sampler == "pndm":
         sigmas, moves = [*sigmas[:2], *sigmas[1:]], [moves[0], *moves]
     return Levels(
