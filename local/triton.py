@@ -303,7 +303,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C, SIGTERM or the server's own end."""
     chosen = _arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts background programs with SIGINT ignored
+        signal.signal(ending, signal.default_int_handler)
     ports = Ports(chosen.http_port, chosen.grpc_port, chosen.metrics_port)
     try:
         with LocalTriton(

@@ -41,5 +41,6 @@ def reason_and_remedy(said: str) -> str | None:
 
 
 def _told(line: str) -> str:
-    """A log line without severity, time and source position."""
+    """A log line without severity, time, source position and the traceback that Triton appends."""
+    line = line.partition(r"\n\nAt:")[0]
     return re.sub(r"^[IWE]\d{4} [\d:.]+ +\d+ \S+\] ?", "", line).strip(' "|')

@@ -125,29 +125,27 @@ class InferenceServer:
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
-            reused = connection is not None
+            reused, intact = connection is not None, False
             try:
                 connection = connection or self._connect()
                 answer = _converse(connection, method, path, body, sized, end)
+                intact = True
+                return answer
+            except Refusal:
+                intact = True
+                raise
             except TimeoutError as error:
-                _close(connection)
                 raise DeadlineExceeded(f"{method} {path} at {self.url} took longer than {deadline_s:g} s") from error
             except _GONE as error:
-                _close(connection)
                 if not reused:
                     raise ModelUnavailable(
                         f"{self.url} closed the connection during {method} {path}: {error}"
                     ) from error
                 self.close()  # the other idle ones are as old
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                _close(connection)
+            except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
                 raise ModelUnavailable(f"{self.url} did not answer {method} {path}: {error}") from error
-            except Refusal:
-                self._keep(connection)
-                raise
-            else:
-                self._keep(connection)
-                return answer
+            finally:
+                self._give_back(connection, intact)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
@@ -158,10 +156,14 @@ class InferenceServer:
             raise OSError(f"no connection within {self._connect_timeout_s:g} s") from error
         return connection
 
-    def _keep(self, connection: http.client.HTTPConnection | None) -> None:
-        if connection is not None and connection.sock is not None:
+    def _give_back(self, connection: http.client.HTTPConnection | None, intact: bool) -> None:
+        if connection is None:
+            return
+        if intact and connection.sock is not None:
             with self._lock:
                 self._idle.append(connection)
+        else:
+            connection.close()
 
 
 def _converse(
@@ -221,8 +223,3 @@ def _left(end: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
-
-
-def _close(connection: http.client.HTTPConnection | None) -> None:
-    if connection is not None:
-        connection.close()

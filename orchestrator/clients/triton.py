@@ -75,9 +75,12 @@ class TritonModels:
         return _finite("unet", self.run("unet", inputs, ("out_sample",))["out_sample"])
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never reaches a picture: uint8 could not show it."""
+        """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never becomes a picture: uint8 could not show it."""
         finite = _finite("the latents before vae_decoder", latents)
-        return self.run("vae_decoder", {"latent_sample": finite}, ("sample",))["sample"].astype(np.uint8, copy=False)
+        # "mean" is what the picture's values were on average before they became uint8: NaN if any of them was.
+        outputs = self.run("vae_decoder", {"latent_sample": finite}, ("sample", "mean"))
+        _finite("vae_decoder", outputs["mean"])
+        return outputs["sample"].astype(np.uint8, copy=False)
 
     def encode(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures [n,8h,8w,3] to mean and standard deviation of their latents, [n,4,h,w] each."""

@@ -1,0 +1,391 @@
+"""The server from the wheel, the shared model.py in it and the orchestrator's client of it."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import tiny_graphs
+
+from local import environment
+from local.triton import LocalTriton, Ports
+from orchestrator.clients.triton import TritonModels
+from orchestrator.errors import DeadlineExceeded, GenerationFailed, ModelUnavailable, RemarqueError, ServiceError
+
+ROOT = Path(__file__).parents[2]
+
+
+def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The calls' results or errors, all begun at once, so that the server's batcher sees them side by side."""
+    start = threading.Barrier(len(calls))
+
+    def begin(call: Callable[[], Any]) -> Any:
+        start.wait()
+        try:
+            return call()
+        except RemarqueError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(begin, calls))
+
+
+def executions(triton: LocalTriton, model: str) -> tuple[int, int]:
+    """How many rows ``model`` ran, in how many executions."""
+    address = urlsplit(triton.http_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
+    connection.request("GET", f"/v2/models/{model}/stats")
+    told = json.loads(connection.getresponse().read())["model_stats"][0]
+    connection.close()
+    return told["inference_count"], told["execution_count"]
+
+
+@contextmanager
+def loaded(models: TritonModels, name: str) -> Iterator[Callable[..., dict[str, np.ndarray]]]:
+    models.load(name)
+    try:
+        graph = tiny_graphs.GRAPHS[name]
+        yield lambda **inputs: models.run(name, inputs, tuple(graph.outputs))
+    finally:
+        models.unload(name)
+
+
+def processes_of(group: int) -> list[str]:
+    """Command lines of the living processes of a group."""
+    listed = subprocess.run(["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    return [args for pgid, stat, args in rows if int(pgid) == group and not stat.startswith("Z")]
+
+
+def stub_of(triton: LocalTriton, model: str) -> int:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    [found] = [int(pid) for pid, ppid, args in rows if int(ppid) == triton.server_pid and f"/{model}/" in args]
+    return found
+
+
+def until(condition: Callable[[], bool], within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# The four networks
+
+
+def test_every_network_answers_in_the_shapes_of_the_table(triton_models: TritonModels) -> None:
+    assert triton_models.ready() == ()
+    embeddings = triton_models.encode_text(np.arange(154).reshape(2, 77))
+    assert embeddings.shape == (2, 77, tiny_graphs.WIDTH)
+    latents = np.zeros((2, 4, 8, 16), np.float32)
+    predicted = triton_models.predict(latents, np.full((2, 1), 999, np.float32), embeddings)
+    assert (predicted.shape, predicted.dtype) == ((2, 4, 8, 16), np.float32)
+    picture = triton_models.decode(predicted)
+    assert (picture.shape, picture.dtype) == ((2, 64, 128, 3), np.uint8)
+    mean, std = triton_models.encode(picture)
+    assert mean.shape == std.shape == (2, 4, 8, 16)
+
+
+def test_answers_are_what_the_graph_computes(triton_models: TritonModels) -> None:
+    values = np.array([[0.5, -4.0, 8.0]], np.float32)
+    with loaded(triton_models, "reciprocal") as reciprocal:
+        np.testing.assert_array_equal(reciprocal(value=values)["result"], 1 / values)
+
+
+def test_arrays_that_are_not_contiguous_or_of_another_dtype_arrive_whole(triton_models: TritonModels) -> None:
+    values = np.arange(1, 13, dtype=np.float64).reshape(3, 4).T
+    with loaded(triton_models, "reciprocal") as reciprocal:
+        np.testing.assert_allclose(reciprocal(value=values)["result"], 1 / values, rtol=1e-6)
+
+
+def test_latents_with_nan_are_never_decoded(triton_models: TritonModels) -> None:
+    latents = np.full((1, 4, 8, 8), np.nan, np.float32)
+    with pytest.raises(ModelUnavailable, match="NaN"):
+        triton_models.decode(latents)
+
+
+def test_overflow_inside_the_decoder_is_no_picture(triton_models: TritonModels) -> None:
+    latents = np.full((1, 4, 8, 8), 3e38, np.float32)
+    with pytest.raises(ModelUnavailable, match="mean"):
+        triton_models.decode(latents)
+
+
+# Joint execution
+
+
+def test_calls_of_different_jobs_share_executions(local_triton: LocalTriton, triton_models: TritonModels) -> None:
+    embeddings = np.zeros((2, 77, tiny_graphs.WIDTH), np.float32)
+    samples = [np.random.default_rng(seed).standard_normal((2, 4, 8, 8)).astype(np.float32) for seed in range(8)]
+    levels = [np.full((2, 1), 100 * index, np.float32) for index in range(8)]
+    rows_before, runs_before = executions(local_triton, "unet")
+    calls = [
+        lambda sample=sample, level=level: triton_models.predict(sample, level, embeddings)
+        for sample, level in zip(samples, levels, strict=True)
+    ]
+    shared = together(calls)
+    rows, runs = executions(local_triton, "unet")
+    assert rows - rows_before == 16
+    assert runs - runs_before <= 4
+    for call, answer in zip(calls, shared, strict=True):
+        np.testing.assert_array_equal(answer, call())
+
+
+def test_calls_of_different_sizes_share_an_execution_and_stay_apart(
+    local_triton: LocalTriton, triton_models: TritonModels
+) -> None:
+    sizes = [(8, 8), (8, 16), (16, 8), (8, 8), (8, 16), (16, 8), (8, 8), (8, 16)]
+    samples = [
+        np.random.default_rng(i).standard_normal((1, 4, *size)).astype(np.float32) for i, size in enumerate(sizes)
+    ]
+    with loaded(triton_models, "convolutions") as convolutions:
+        calls = [lambda sample=sample: convolutions(sample=sample)["out_sample"] for sample in samples]
+        shared = together(calls)
+        assert executions(local_triton, "convolutions")[1] <= 4
+        for call, answer in zip(calls, shared, strict=True):
+            np.testing.assert_array_equal(answer, call())
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 8])
+def test_on_onnx_runtime_a_row_has_the_same_bits_alone_and_at_any_place_of_a_batch(
+    triton_models: TritonModels, rows: int
+) -> None:
+    samples = np.random.default_rng(rows).standard_normal((rows, 4, 24, 16)).astype(np.float32)
+    with loaded(triton_models, "convolutions") as convolutions:
+        batch = convolutions(sample=samples)["out_sample"]
+        for row in range(rows):
+            np.testing.assert_array_equal(convolutions(sample=samples[row : row + 1])["out_sample"][0], batch[row])
+
+
+def test_a_request_that_breaks_the_joint_run_fails_alone(triton_models: TritonModels) -> None:
+    indices = [0, 1, 99, 3, 4, 5]
+    with loaded(triton_models, "lookup") as lookup:
+        table = lookup(index=np.arange(8).reshape(8, 1))["row"]
+        answers = together([lambda index=index: lookup(index=np.array([[index]]))["row"] for index in indices])
+    assert isinstance(answers[2], GenerationFailed)
+    assert "99" in str(answers[2])
+    for index, answer in zip(indices, answers, strict=True):
+        if index != 99:
+            np.testing.assert_array_equal(answer[0], table[index])
+
+
+def test_a_request_that_gives_infinity_fails_alone(triton_models: TritonModels) -> None:
+    values = [1.0, 2.0, 0.0, 4.0]
+    with loaded(triton_models, "reciprocal") as reciprocal:
+        answers = together(
+            [lambda value=value: reciprocal(value=np.array([[value]], np.float32))["result"] for value in values]
+        )
+    assert isinstance(answers[2], ModelUnavailable)
+    assert [float(answer[0, 0]) for index, answer in enumerate(answers) if index != 2] == [1.0, 0.5, 0.25]
+
+
+def test_infinity_passes_where_no_check_was_declared(triton_models: TritonModels) -> None:
+    with loaded(triton_models, "reciprocal_unchecked") as reciprocal:
+        assert np.isinf(reciprocal(value=np.zeros((1, 2), np.float32))["result"]).all()
+
+
+@pytest.mark.parametrize("runtime", ["openvino-f32", "auto"])
+def test_openvino_answers_what_onnx_runtime_answers(
+    serve_models: Callable[..., LocalTriton], tiny_repository: Path, triton_models: TritonModels, runtime: str
+) -> None:
+    triton = serve_models(tiny_repository, models=["convolutions"], runtime=runtime)
+    samples = np.random.default_rng(3).standard_normal((2, 4, 16, 24)).astype(np.float32)
+    models = TritonModels(triton.http_url, models=["convolutions"])
+    answer = models.run("convolutions", {"sample": samples}, ("out_sample",))["out_sample"]
+    models.close()
+    triton.stop()
+    with loaded(triton_models, "convolutions") as convolutions:
+        expected = convolutions(sample=samples)["out_sample"]
+    tolerance = 1e-5 if runtime == "openvino-f32" else 0.03  # bf16 keeps 8 bits
+    np.testing.assert_allclose(answer, expected, atol=tolerance * np.abs(expected).max())
+
+
+# What goes wrong
+
+
+def test_a_wrong_shape_is_refused_with_the_model_s_name(triton_models: TritonModels) -> None:
+    with pytest.raises(GenerationFailed, match="unet"):
+        triton_models.predict(
+            np.zeros((1, 5, 8, 8), np.float32), np.zeros((1, 1), np.float32), np.zeros((1, 77, 16), np.float32)
+        )
+
+
+def test_an_unknown_model_is_unavailable(triton_models: TritonModels) -> None:
+    with pytest.raises(ModelUnavailable, match="no_such_model"):
+        triton_models.run("no_such_model", {}, ())
+
+
+def test_models_that_are_not_loaded_are_named_as_not_ready(local_triton: LocalTriton) -> None:
+    models = TritonModels(local_triton.http_url, models=("unet", "unet_of_tomorrow"))
+    assert models.ready() == ("unet_of_tomorrow",)
+    models.close()
+
+
+def test_a_killed_stub_is_revived_once_for_all_threads(local_triton: LocalTriton, triton_models: TritonModels) -> None:
+    samples = np.ones((1, 4, 8, 8), np.float32)
+    with loaded(triton_models, "convolutions") as convolutions:
+        expected = convolutions(sample=samples)["out_sample"]
+        killed = stub_of(local_triton, "convolutions")
+        os.kill(killed, signal.SIGKILL)
+        assert until(lambda: not Path(f"/proc/{killed}/maps").read_bytes(), 5)
+        answers = together([lambda: convolutions(sample=samples)["out_sample"]] * 6)
+        for answer in answers:
+            np.testing.assert_array_equal(answer, expected)
+        assert executions(local_triton, "convolutions")[0] == 6, "the model was loaded more than once"
+
+
+def test_a_killed_server_is_unavailable_at_once_and_can_be_started_again(tiny_repository: Path) -> None:
+    with LocalTriton(tiny_repository, models=["unet"]) as triton:
+        models = TritonModels(triton.http_url, models=["unet"])
+        assert models.ready() == ()
+        assert triton.server_pid is not None
+        os.kill(triton.server_pid, signal.SIGKILL)
+        assert until(lambda: not triton.alive, 5)
+        began = time.monotonic()
+        with pytest.raises(ModelUnavailable):
+            models.encode_text(np.zeros((1, 77), np.int64))
+        assert time.monotonic() - began < 1
+        assert models.ready() == ("triton",)
+        models.close()
+        triton.start()
+        again = TritonModels(triton.http_url, models=["unet"])
+        assert again.ready() == ()
+        again.close()
+
+
+def test_a_server_that_hangs_runs_into_the_deadline(tiny_repository: Path) -> None:
+    with LocalTriton(tiny_repository, models=["text_encoder"]) as triton:
+        models = TritonModels(triton.http_url, deadline_s=1.0)
+        ids = np.zeros((1, 77), np.int64)
+        models.encode_text(ids)
+        assert triton.server_pid is not None
+        os.kill(triton.server_pid, signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded, match="1 s"):
+            models.encode_text(ids)
+        models.close()
+
+
+# Starting and ending
+
+
+def test_ending_the_parent_by_force_ends_server_and_stubs(tiny_repository: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from local.triton import LocalTriton\n"
+        f"triton = LocalTriton(Path({str(tiny_repository)!r}), models=['unet'])\n"
+        "triton.start(); print(triton.server_pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout is not None
+        group = int(parent.stdout.readline())
+        assert any("triton_python_backend_stub" in command for command in processes_of(group))
+        parent.kill()
+    assert until(lambda: not processes_of(group), 5)
+    assert not list(Path("/dev/shm").glob(f"remarque_{parent.pid}_*"))
+
+
+def test_a_stopped_server_leaves_no_process_and_can_be_stopped_twice(tiny_repository: Path) -> None:
+    triton = LocalTriton(tiny_repository, models=[])
+    triton.start()
+    group = triton.server_pid
+    assert group is not None
+    triton.stop()
+    triton.stop()
+    assert not triton.alive
+    assert until(lambda: not processes_of(group), 5)
+
+
+def test_a_taken_port_is_named(tiny_repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"port {port} .* choose another port"):
+            LocalTriton(tiny_repository, models=[], ports=Ports(http=port)).start()
+
+
+def test_a_server_that_cannot_be_executed_is_told_with_its_remedy(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = environment.Environment(tmp_path)
+    broken.server.parent.mkdir(parents=True)
+    broken.server.write_bytes(b"\x7fELF of another machine")
+    broken.server.chmod(0o755)
+    monkeypatch.setattr("local.triton.prepare", lambda: broken)
+    with pytest.raises(ServiceError, match=r"cannot be executed.*python -m local\.environment"):
+        LocalTriton(tiny_repository, models=[]).start()
+
+
+def test_a_missing_backend_is_told_with_its_remedy(
+    triton_environment: environment.Environment,
+    tiny_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = environment.Environment(tmp_path)
+    (tmp_path / "triton").symlink_to(triton_environment.state / "triton")
+    monkeypatch.setattr(environment.Environment, "backends", property(lambda self: tmp_path / "none"))
+    monkeypatch.setattr("local.triton.prepare", lambda: broken)
+    with pytest.raises(ServiceError, match=r"backend.*python -m local\.environment"):
+        LocalTriton(tiny_repository, models=[]).start()
+
+
+def test_a_stub_without_numpy_is_told_with_its_remedy(
+    triton_environment: environment.Environment,
+    tiny_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = environment.Environment(tmp_path)
+    (tmp_path / "triton").symlink_to(triton_environment.state / "triton")
+    python = json.loads((triton_environment.state / "stub-python.json").read_text())["executable"]
+    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "stub"], check=True)
+    monkeypatch.setattr("local.triton.prepare", lambda: broken)
+    with pytest.raises(ServiceError, match=r"numpy.*delete the state folder's stub"):
+        LocalTriton(tiny_repository, models=[]).start()
+
+
+def test_a_model_that_cannot_be_loaded_is_named_with_the_reason(tiny_repository: Path) -> None:
+    with pytest.raises(ServiceError, match="runtime is tensorrt; auto, openvino-bf16"):
+        LocalTriton(tiny_repository, models=["unet"], runtime="tensorrt").start()
+
+
+def test_a_model_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="is not a folder"):
+        LocalTriton(tmp_path / "nothing").start()
+
+
+def test_the_second_set_up_takes_no_time(triton_environment: environment.Environment) -> None:
+    began = time.monotonic()
+    assert environment.prepare() == triton_environment
+    assert time.monotonic() - began < 0.2
+
+
+def test_in_the_foreground_the_server_ends_with_an_interrupt(tiny_repository: Path) -> None:
+    command = [sys.executable, "-m", "local.triton", "--models", tiny_repository, "--only", "unet"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen([*command, *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "Triton serves" in line)
+            models = TritonModels(line.split(" at ")[1].split(" ")[0], models=["unet"])
+            assert models.ready() == ()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert models.ready() == ("triton",)
+    models.close()
