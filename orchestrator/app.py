@@ -1,0 +1,115 @@
+"""Builds what makes pictures out of settings, and runs the command that needs nothing else."""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.checkpoint import read_checkpoint
+from orchestrator.clients.buckets import BucketSettings
+from orchestrator.clients.storage import Storage
+from orchestrator.clients.triton import TritonModels
+from orchestrator.config import Settings
+from orchestrator.denoising import Painter
+from orchestrator.disabled import DisabledPainter
+from orchestrator.errors import ConfigError, ModelUnavailable
+from orchestrator.finishing import Finishing, Inputs
+from orchestrator.generate import Generation
+from orchestrator.imaging.credentials import SigningKey
+from orchestrator.imaging.picture import prove
+from orchestrator.imaging.signing_key import development_key, load_key
+from orchestrator.mock import MockPainter
+from orchestrator.orders import job_from, orders_from
+from orchestrator.pipeline import Pipeline
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What makes the pictures; ``models`` is None where no Triton takes part."""
+
+    painter: Painter
+    models: TritonModels | None
+    mock: bool
+
+
+def build_studio(settings: Settings) -> Studio:
+    """The pipeline on Triton, the mock, or, where inference is switched off, what the settings put in its place."""
+    mocked = settings.models.mode == "mock" or (
+        not settings.models.enabled and settings.models.disabled_fallback == "mock"
+    )
+    if mocked:
+        return Studio(MockPainter(settings.models.mock_s), None, mock=True)
+    if not settings.models.enabled:
+        return Studio(DisabledPainter(), None, mock=False)
+    checkpoint = read_checkpoint(settings.models.repository)
+    models = TritonModels(settings.models.triton_url, deadline_s=settings.service.job_timeout_s)
+    return Studio(Pipeline(models, checkpoint), models, mock=False)
+
+
+def build_buckets(settings: Settings) -> BucketSettings:
+    """Where the buckets of gs:// and s3:// are served from."""
+    store = settings.store
+    return BucketSettings(
+        s3_endpoint_url=store.s3_endpoint_url, s3_region=store.s3_region, gcs_endpoint_url=store.gcs_endpoint_url
+    )
+
+
+def build_signing_key(settings: Settings) -> SigningKey:
+    """The key that settings name, or, said aloud, the self-made one for development; either has signed once."""
+    provenance, now = settings.provenance, datetime.now(UTC)
+    if provenance.certificate is not None and provenance.key is not None:
+        try:
+            key = load_key(provenance.certificate.read_bytes(), provenance.key.read_bytes(), now)
+        except OSError as error:
+            raise ConfigError(f"C2PA_CERTIFICATE or C2PA_KEY cannot be read: {error}") from error
+    else:
+        LOG.warning("C2PA_CERTIFICATE is not set: pictures are signed with a development key that proves nothing")
+        key = development_key(provenance.development_key_folder, now)
+    prove(key, now)
+    return key
+
+
+def generate(args: argparse.Namespace, settings: Settings) -> int:
+    """Plans everything first, so that a bad request is refused before Triton is needed."""
+    job = job_from(args)
+    settings = _under_options(args, settings)
+    studio = build_studio(settings)
+    orders = orders_from(args, job, studio.painter.checkpoint)
+    _require_triton(studio, settings.models.triton_url)
+    finishing = Finishing(
+        checkpoint=studio.painter.checkpoint,
+        inputs=_inputs(settings),
+        signing_key=build_signing_key(settings),
+        mock=studio.mock,
+    )
+    return Generation(orders, studio.painter, finishing).run()
+
+
+def _under_options(args: argparse.Namespace, settings: Settings) -> Settings:
+    models = settings.models
+    url = models.triton_url if args.triton is None else args.triton
+    repository = models.repository if args.models is None else args.models
+    return replace(settings, models=replace(models, triton_url=url, repository=repository))
+
+
+def _require_triton(studio: Studio, url: str) -> None:
+    """Says which command is missing, before the first call could only say that nobody answered."""
+    missing = () if studio.models is None else studio.models.ready()
+    if missing == ("triton",):
+        raise ModelUnavailable(
+            f"no Triton answers at {url}; `make triton` starts one with the demo's models, "
+            "`python -m local.triton --models DIR` one with others"
+        )
+    if missing:
+        raise ModelUnavailable(f"Triton at {url} does not serve {', '.join(missing)}")
+
+
+def _inputs(settings: Settings) -> Inputs:
+    """What a message on this machine may name: the configured prefixes, or the working directory."""
+    here = Path.cwd().as_uri()
+    allowed = settings.store.allowed_input_prefixes or (here,)
+    results = settings.store.results or here
+    return Storage(results, allowed_input_prefixes=allowed, buckets=build_buckets(settings)).inputs
