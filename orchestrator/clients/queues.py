@@ -72,8 +72,6 @@ class Queues:
 
     work: str = "image_generation"
     delays_s: tuple[float, ...] = (5, 30, 300)
-    quorum: bool = False
-    """Our own queues are replicated; for clusters. Delayed messages then survive the loss of a node as they move."""
 
     @property
     def dead(self) -> str:
@@ -91,8 +89,6 @@ class Queues:
         """What ``queue`` is declared with, always durable: nothing at all for the publishers' own."""
         if queue == self.probe:
             return {"x-max-length": 1, "x-message-ttl": 60_000}
-        if self.quorum and queue in (self.dead, self.events):
-            return {"x-queue-type": "quorum"}
         return None
 
     def delayed(self, queue: str, delay_s: float) -> tuple[str, dict[str, object]]:
@@ -107,7 +103,4 @@ class Queues:
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue,
         }
-        if self.quorum:
-            at_least_once = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-            arguments |= {"x-queue-type": "quorum", **at_least_once}
         return f"{queue}.retry.{chosen_s:g}s", arguments

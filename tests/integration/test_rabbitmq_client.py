@@ -147,15 +147,6 @@ def test_long_delay_does_not_hold_up_a_short_one(rabbitmq: RunningBroker, queues
     assert [d.message_id for d in inbox.wait(2)] == ["short", "long"]
 
 
-def test_replicated_queues_of_a_cluster_delay_messages_too(rabbitmq: RunningBroker, open_broker: Open) -> None:
-    queues = Queues(work=f"test-quorum-{time.monotonic_ns()}", delays_s=(DELAY_S,), quorum=True)
-    broker = open_broker(rabbitmq.url, queues)
-    inbox = Inbox(broker, queues.work)
-    broker.start()
-    broker.publish(queues.work, b"{}", message_id="again", delay_s=DELAY_S)
-    assert inbox.wait(1)[0].message_id == "again"
-
-
 def test_requeued_message_is_delivered_to_another_worker(
     rabbitmq: RunningBroker, queues: Queues, open_broker: Open
 ) -> None:

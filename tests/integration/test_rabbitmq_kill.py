@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from integration.broker import amqp_channel
+from integration.broker import DELAY_S, amqp_channel
 
 from local.rabbitmq import RabbitMQ
 from orchestrator.clients.queues import Delivery, Queues
@@ -96,6 +96,27 @@ def test_connections_that_an_operator_closes_come_back(
     killable_rabbitmq.ctl("close_all_connections", "maintenance")
     broker.publish(queues.work, b"{}", message_id="m")
     assert arrived.wait(30)
+
+
+def test_cluster_replicates_every_queue_by_its_own_settings_alone(
+    killable_rabbitmq: RabbitMQ, open_broker: Open
+) -> None:
+    """docs/queue.md: the virtual host's default type, and a policy for the retry queues; nobody passes arguments."""
+    queues = Queues(delays_s=(DELAY_S,))
+    killable_rabbitmq.ctl("add_vhost", "cluster", "--default-queue-type", "quorum")
+    killable_rabbitmq.ctl("set_permissions", "-p", "cluster", "remarque", ".*", ".*", ".*")
+    policy = '{"dead-letter-strategy":"at-least-once","overflow":"reject-publish"}'
+    killable_rabbitmq.ctl("set_policy", "-p", "cluster", "retry", r"\.retry\.", policy, "--apply-to", "queues")
+    broker = open_broker(f"{killable_rabbitmq.url}cluster", queues, deadline_s=60)
+    arrived = threading.Event()
+    broker.consume(queues.work, 1, lambda delivery: arrived.set())
+    broker.start()
+    broker.publish(queues.work, b"{}", message_id="m", delay_s=DELAY_S)
+    assert arrived.wait(30)
+    told = killable_rabbitmq.ctl("list_queues", "-p", "cluster", "name", "type", "policy").splitlines()[1:]
+    types = {line.split("\t")[0]: line.split("\t")[1:] for line in told}
+    assert {kind for kind, _ in types.values()} == {"quorum"}
+    assert types[queues.delayed(queues.work, DELAY_S)[0]][1] == "retry"
 
 
 def _is_ready(broker: Broker) -> bool:

@@ -17,7 +17,6 @@ def delivery(queue: str = "image_generation", **headers: object) -> Delivery:
 def test_publishers_queue_is_declared_with_no_arguments_at_all() -> None:
     assert Queues().work == "image_generation"
     assert Queues().arguments("image_generation") is None
-    assert Queues(quorum=True).arguments("image_generation") is None
 
 
 @pytest.mark.parametrize(("asked_s", "given"), [(0, "5s"), (5, "5s"), (5.1, "30s"), (300, "300s"), (9999, "300s")])
@@ -31,15 +30,6 @@ def test_delayed_message_returns_by_the_default_exchange() -> None:
     _, arguments = Queues().delayed("image_generation.events", 5)
     assert arguments["x-dead-letter-exchange"] == ""
     assert arguments["x-dead-letter-routing-key"] == "image_generation.events"
-
-
-def test_cluster_moves_delayed_messages_at_least_once() -> None:
-    queues = Queues(quorum=True)
-    _, arguments = queues.delayed(queues.work, 5)
-    assert arguments["x-queue-type"] == "quorum"
-    assert arguments["x-dead-letter-strategy"] == "at-least-once"
-    assert arguments["x-overflow"] == "reject-publish"
-    assert queues.arguments(queues.dead) == queues.arguments(queues.events) == {"x-queue-type": "quorum"}
 
 
 def test_probe_never_grows() -> None:
