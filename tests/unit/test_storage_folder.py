@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.clients.addresses import Address
+from orchestrator.clients.objects import collected
 from orchestrator.clients.storage import Storage
 from orchestrator.errors import ConfigError, InvalidInput, ObjectExists, ObjectNotFound, StorageError
 
@@ -196,3 +198,10 @@ def test_a_wrong_setting_names_its_variable(store: str, prefixes: list[str], var
 def test_a_whole_bucket_is_no_object() -> None:
     with pytest.raises(InvalidInput, match="whole store"):
         Storage("gs://bucket").read("gs://bucket/", limit_bytes=1)
+
+
+def test_an_endless_object_is_read_no_further_than_its_limit() -> None:
+    chunks = iter([b"1234"] * 3)
+    with pytest.raises(InvalidInput, match="larger than 6 bytes"):
+        collected(Address("gs", "bucket", "a"), chunks, size_bytes=0, limit_bytes=6)
+    assert len(list(chunks)) == 1
