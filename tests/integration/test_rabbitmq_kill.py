@@ -38,7 +38,7 @@ def test_unacked_job_is_delivered_again_after_the_broker_was_killed(
 def test_every_message_that_was_confirmed_outlives_a_kill_of_the_broker(
     killable_rabbitmq: RabbitMQ, queues: Queues, open_broker: Open
 ) -> None:
-    broker = open_broker(killable_rabbitmq.url, queues, confirm_timeout_s=2, deadline_s=1)
+    broker = open_broker(killable_rabbitmq.url, queues, confirm_timeout_s=5, deadline_s=5)
     broker.start()
     confirmed: set[str] = set()
     stop = threading.Event()
@@ -127,7 +127,7 @@ def _is_ready(broker: Broker) -> bool:
     return True
 
 
-def _wait(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def _wait(holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"
