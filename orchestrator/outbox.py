@@ -110,9 +110,9 @@ class Outbox:
         data = json.dumps(event, ensure_ascii=False, sort_keys=True).encode()
         self._broker.publish(self._broker.queues.events, data, message_id=str(event["webhook_id"]))
 
-    def send_progress(self, event: Progress, webhook_url: str | None) -> None:
+    def send_progress(self, event: Progress, webhook_url: str | None, life: int) -> None:
         """One try, best effort: a milestone that is not accepted is counted and forgotten."""
-        identity = webhook_id(event.generation_id, "progress", progress_percent=event.progress_percent)
+        identity = webhook_id(event.generation_id, "progress", progress_percent=event.progress_percent, life=life)
         try:
             self._milestone_sender.send("progress", body_of(event), webhook_id=identity, webhook_url=webhook_url)
         except WebhookUndelivered as error:

@@ -37,6 +37,7 @@ from orchestrator.schema import (
 PROGRESS_PATIENCE_S = 2.0
 CANCEL_POLL_S = 2.0
 FAREWELL_S = 2.0
+SendProgress = Callable[[Progress, str | None, int], None]
 LOG = logging.getLogger(__name__)
 
 
@@ -59,13 +60,11 @@ class WorkerSettings:
 class Ticket:
     """A job this worker has in hand, with every delivery that asked for it."""
 
-    def __init__(
-        self, attempt: Attempt, delivery: Delivery, timeout_s: float, send: Callable[[Progress, str | None], None]
-    ) -> None:
+    def __init__(self, attempt: Attempt, delivery: Delivery, timeout_s: float, send: SendProgress) -> None:
         self.attempt = attempt
         self.deliveries = [delivery]
         self.control = Control(timeout_s)
-        self.lane = ProgressLane(lambda event: send(event, attempt.job.webhook_url))
+        self.lane = ProgressLane(lambda event: send(event, attempt.job.webhook_url, attempt.life))
 
     @property
     def priority(self) -> int:
@@ -92,7 +91,7 @@ class Worker:
         *,
         settings: WorkerSettings,
         listen: Emit,
-        send_progress: Callable[[Progress, str | None], None],
+        send_progress: SendProgress,
     ) -> None:
         self._broker = broker
         self._runner = runner

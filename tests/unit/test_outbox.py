@@ -153,6 +153,6 @@ def test_stopping_puts_an_undelivered_event_back(post: Post) -> None:
 def test_a_milestone_is_tried_once_whatever_comes(post: Post, answer: Exception | None, counted: str) -> None:
     post.sender.answers = [answer]
     milestone = Progress(generation_id=9, current_step=25, total_steps=50, progress_percent=50, estimated_seconds=2.0)
-    post.outbox.send_progress(milestone, None)
+    post.outbox.send_progress(milestone, None, 0)
     assert len(post.sender.calls) == 1
     assert post.counted == [("progress", counted)]

@@ -67,7 +67,7 @@ class House:
             Conclusion(self.broker, self.ledger, outbox, max_attempts=3, listen=self.events.append),
             settings=WorkerSettings(max_concurrent=max_concurrent, fairness_window=40, job_timeout_s=60.0, grace_s=6.0),
             listen=self.events.append,
-            send_progress=lambda event, url: self.milestones.append(event),
+            send_progress=lambda event, url, life: self.milestones.append(event),
         )
 
     def deliver(self, body: bytes | dict[str, object], **headers: object) -> Delivery:
