@@ -186,6 +186,7 @@ class LocalTriton:
             str(self._environment.server),
             *(f"--{name}={value}" for name, value in options.items()),
             f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
+            f"--backend-config=python,stub-timeout-seconds={self._ready_within_s:.0f}",  # 30 s by default
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
             *(f"--model-repository={folder}" for folder in repositories),
             *(f"--load-model={name}" for name in models),
@@ -244,7 +245,7 @@ class LocalTriton:
         self._call("POST", f"/v2/repository/models/{ROUND_TRIP}/unload", {})
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(HOST, self._ports.http, timeout=10)
+        connection = http.client.HTTPConnection(HOST, self._ports.http, timeout=30)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()

@@ -17,6 +17,7 @@ _REMEDIES = (
         r"unable to find backend library|Unable to find python backend|triton_python_backend_stub.*(No such|not found)",
         "the python backend is missing: delete the state folder's triton/ and run python -m local.environment",
     ),
+    (r"lock_exception", "a model's process ended or was too slow: free memory or processor time and start again"),
     (
         r"[Nn]o module named '?(numpy|openvino|onnxruntime)",
         "the stub environment is broken: delete the state folder's stub/ and run python -m local.environment",

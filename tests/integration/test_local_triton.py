@@ -1,5 +1,6 @@
 """The server from the wheel, the shared model.py in it and the orchestrator's client of it."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +53,7 @@ def executions(triton: LocalTriton, model: str) -> tuple[int, int]:
     return told["inference_count"], told["execution_count"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def loaded(models: TritonModels, name: str) -> Iterator[Callable[..., dict[str, np.ndarray]]]:
     models.load(name)
     try:
@@ -63,17 +63,24 @@ def loaded(models: TritonModels, name: str) -> Iterator[Callable[..., dict[str, 
         models.unload(name)
 
 
+def living() -> list[tuple[int, int, int, str]]:
+    """Process id, parent, group and command line of every process that is no zombie."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state != "Z":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append((int(folder.name), int(parent), int(group), command))
+    return found
+
+
 def processes_of(group: int) -> list[str]:
-    """Command lines of the living processes of a group."""
-    listed = subprocess.run(["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    return [args for pgid, stat, args in rows if int(pgid) == group and not stat.startswith("Z")]
+    return [command for _, _, its_group, command in living() if its_group == group]
 
 
 def stub_of(triton: LocalTriton, model: str) -> int:
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    [found] = [int(pid) for pid, ppid, args in rows if int(ppid) == triton.server_pid and f"/{model}/" in args]
+    [found] = [pid for pid, parent, _, command in living() if parent == triton.server_pid and f"/{model}/" in command]
     return found
 
 
@@ -242,7 +249,7 @@ def test_a_killed_stub_is_revived_once_for_all_threads(local_triton: LocalTriton
         expected = convolutions(sample=samples)["out_sample"]
         killed = stub_of(local_triton, "convolutions")
         os.kill(killed, signal.SIGKILL)
-        assert until(lambda: not Path(f"/proc/{killed}/maps").read_bytes(), 5)
+        assert until(lambda: killed not in [pid for pid, *_ in living()], 5)
         answers = together([lambda: convolutions(sample=samples)["out_sample"]] * 6)
         for answer in answers:
             np.testing.assert_array_equal(answer, expected)

@@ -1,0 +1,417 @@
+"""The client against a server of a few lines that says what Triton says."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.clients.kserve import InferenceServer
+from orchestrator.clients.triton import TritonModels
+from orchestrator.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    GenerationFailed,
+    ModelUnavailable,
+    OutOfMemory,
+    RemarqueError,
+)
+
+ROOT = Path(__file__).parents[2]
+DTYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
+DEAD_STUB = (
+    "Failed to process the request(s) for model instance 'unet_0_0', message: Stub process 'unet_0_0' is not healthy."
+)
+Answer = Callable[[dict[str, np.ndarray]], Any]
+
+
+class Served:
+    """What the server says; tests change it."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, dict[str, str]] = {}
+        self.answers: dict[str, Answer] = {}
+        self.not_ready: set[str] = set()
+        self.received: list[dict[str, np.ndarray]] = []
+        self.log: list[str] = []
+        self.connections = 0
+        self.states = ["READY"]
+        self.hang_up_after: int | None = None
+        self.wait_s = 0.0
+        self.garbage: bytes | None = None
+
+
+class Error(Exception):
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: Served
+
+    def setup(self) -> None:
+        super().setup()
+        self.served.connections += 1
+        self.exchanges = 0
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.respond(b"")
+
+    def do_POST(self) -> None:
+        self.respond(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def respond(self, body: bytes) -> None:
+        self.exchanges += 1
+        self.served.log.append(f"{self.command} {self.path}")
+        if self.served.hang_up_after is not None and self.exchanges > self.served.hang_up_after:
+            self.close_connection = True
+            return
+        time.sleep(self.served.wait_s)
+        try:
+            header, payload = self.answer(body)
+        except Error as error:
+            header, payload = json.dumps({"error": str(error)}).encode(), None
+            self.send_response(error.status)
+        else:
+            self.send_response(200)
+        if self.served.garbage is not None:
+            header = self.served.garbage
+        if payload is not None:
+            self.send_header("Inference-Header-Content-Length", str(len(header)))
+        self.send_header("Content-Length", str(len(header) + len(payload or b"")))
+        self.end_headers()
+        self.wfile.write(header + (payload or b""))
+
+    def answer(self, body: bytes) -> tuple[bytes, bytes | None]:
+        parts = self.path.split("/")
+        if self.path == "/v2/repository/index":
+            state = self.served.states.pop(0) if len(self.served.states) > 1 else self.served.states[0]
+            return json.dumps([{"name": "unet", "version": "1", "state": state}]).encode(), None
+        if parts[2] == "repository":
+            return b"", None
+        model = parts[3]
+        if self.path.endswith("/ready"):
+            if model in self.served.not_ready:
+                raise Error("")
+            return b"", None
+        if self.path.endswith("/infer"):
+            return self.infer(model, body)
+        if model not in self.served.inputs:
+            raise Error(f"Request for unknown model: '{model}' is not found", 404)
+        entries = [{"name": k, "datatype": v, "shape": [-1]} for k, v in self.served.inputs[model].items()]
+        return json.dumps({"name": model, "inputs": entries, "outputs": []}).encode(), None
+
+    def infer(self, model: str, body: bytes) -> tuple[bytes, bytes]:
+        length = int(self.headers["Inference-Header-Content-Length"])
+        rest = body[length:]
+        inputs = {}
+        for entry in json.loads(body[:length])["inputs"]:
+            size = entry["parameters"]["binary_data_size"]
+            inputs[entry["name"]] = np.frombuffer(rest[:size], DTYPES[entry["datatype"]]).reshape(entry["shape"])
+            rest = rest[size:]
+        self.served.received.append(inputs)
+        outputs = self.served.answers[model](inputs)
+        names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+        described = [
+            {
+                "name": name,
+                "shape": array.shape,
+                "datatype": names[array.dtype],
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for name, array in outputs.items()
+        ]
+        payload = b"".join(array.tobytes() for array in outputs.values())
+        return json.dumps({"model_name": model, "outputs": described}).encode(), payload
+
+
+@pytest.fixture
+def served() -> Served:
+    said = Served()
+    said.inputs = {
+        "text_encoder": {"input_ids": "INT64"},
+        "unet": {"sample": "FP32", "timestep": "FP32", "encoder_hidden_states": "FP32"},
+        "vae_decoder": {"latent_sample": "FP32"},
+        "vae_encoder": {"sample": "UINT8"},
+    }
+    said.answers = {
+        "unet": lambda inputs: {"out_sample": inputs["sample"] * 2},
+        "vae_decoder": lambda inputs: {
+            "sample": np.zeros((1, 8, 8, 3), np.uint8),
+            "mean": np.zeros((1, 1), np.float32),
+        },
+    }
+    return said
+
+
+@pytest.fixture
+def url(served: Served) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"served": served}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def models(url: str) -> Iterator[TritonModels]:
+    models = TritonModels(url, deadline_s=5, load_within_s=5)
+    yield models
+    models.close()
+
+
+def step(models: TritonModels, value: float = 1.0) -> np.ndarray:
+    """One call of the UNet on latents that are ``value`` everywhere."""
+    sample = np.full((1, 4, 2, 2), value, np.float32)
+    return models.predict(sample, np.ones((1, 1), np.float32), np.zeros((1, 77, 8), np.float32))
+
+
+def test_arrays_cross_in_both_directions(models: TritonModels) -> None:
+    np.testing.assert_array_equal(step(models, 1.5), np.full((1, 4, 2, 2), 3.0, np.float32))
+
+
+def test_answers_are_writable_and_belong_to_the_caller(models: TritonModels) -> None:
+    answer = step(models)
+    answer += 1
+    assert answer.flags.writeable
+    assert answer.flags.aligned
+
+
+def test_inputs_are_cast_to_what_the_server_declares_and_answers_to_float32(
+    models: TritonModels, served: Served
+) -> None:
+    served.inputs["unet"] = {"sample": "FP16", "timestep": "FP32", "encoder_hidden_states": "FP16"}
+    answer = step(models, 0.25)
+    assert {name: array.dtype.name for name, array in served.received[0].items()} == {
+        "sample": "float16",
+        "timestep": "float32",
+        "encoder_hidden_states": "float16",
+    }
+    assert answer.dtype == np.float32
+
+
+def test_token_ids_are_sent_as_int32_where_an_engine_wants_them_so(models: TritonModels, served: Served) -> None:
+    served.inputs["text_encoder"] = {"input_ids": "INT32"}
+    served.answers["text_encoder"] = lambda inputs: {"last_hidden_state": np.ones((1, 77, 8), np.float16)}
+    models.encode_text(np.full((1, 77), 49407))
+    np.testing.assert_array_equal(served.received[0]["input_ids"], np.full((1, 77), 49407, np.int32))
+
+
+def test_the_signature_is_asked_once(models: TritonModels, served: Served) -> None:
+    step(models)
+    step(models)
+    assert served.log.count("GET /v2/models/unet") == 1
+
+
+def test_a_connection_is_kept_for_the_next_call(models: TritonModels, served: Served) -> None:
+    for _ in range(4):
+        step(models)
+    assert served.connections == 1
+
+
+def test_a_connection_closed_since_its_last_use_is_replaced_without_an_error(
+    models: TritonModels, served: Served
+) -> None:
+    served.hang_up_after = 2
+    for _ in range(4):
+        assert step(models).shape == (1, 4, 2, 2)
+
+
+def test_a_server_that_hangs_up_on_every_connection_is_unavailable(models: TritonModels, served: Served) -> None:
+    served.hang_up_after = 0
+    with pytest.raises(ModelUnavailable, match="closed the connection"):
+        step(models)
+    assert len(served.log) == 1
+
+
+def test_many_threads_use_one_client(models: TritonModels) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda value: step(models, value), range(40)))
+    assert [float(answer[0, 0, 0, 0]) for answer in answers] == [2.0 * value for value in range(40)]
+
+
+def test_no_server_is_unavailable_at_once() -> None:
+    models = TritonModels("http://127.0.0.1:9", deadline_s=5)
+    began = time.monotonic()
+    with pytest.raises(ModelUnavailable, match="127.0.0.1:9"):
+        step(models)
+    assert time.monotonic() - began < 1
+    assert models.ready() == ("triton",)
+
+
+def test_a_call_that_takes_longer_than_its_deadline_says_so(url: str, served: Served) -> None:
+    models = TritonModels(url, deadline_s=0.1)
+    served.wait_s = 0.5
+    with pytest.raises(DeadlineExceeded, match="0.1 s"):
+        step(models)
+    models.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "expected"),
+    [
+        ("unet ran out of memory: std::bad_alloc", 500, OutOfMemory),
+        ("Failed to allocate memory for requested buffer of size 4294967296", 400, OutOfMemory),
+        ("Request for unknown model: 'unet' has no available versions", 400, ModelUnavailable),
+        ("Model 'unet' is not ready", 503, ModelUnavailable),
+        ("unet gave NaN or infinity in out_sample", 500, ModelUnavailable),
+        ("[request id: 1] unexpected shape for input 'sample'", 400, GenerationFailed),
+    ],
+)
+def test_what_the_server_says_becomes_one_of_our_errors(
+    models: TritonModels, served: Served, said: str, status: int, expected: type[RemarqueError]
+) -> None:
+    def refuse(inputs: dict[str, np.ndarray]) -> Any:
+        raise Error(said, status)
+
+    served.answers["unet"] = refuse
+    with pytest.raises(RemarqueError) as caught:
+        step(models)
+    assert type(caught.value) is expected
+    assert said in str(caught.value)
+
+
+def test_an_answer_that_is_not_the_protocol_is_unavailable(models: TritonModels, served: Served) -> None:
+    step(models)
+    served.garbage = b"<html>502</html>"
+    with pytest.raises(ModelUnavailable, match="did not answer"):
+        step(models)
+
+
+def test_inputs_that_the_model_does_not_take_are_named(models: TritonModels, served: Served) -> None:
+    served.inputs["unet"]["style"] = "FP32"
+    with pytest.raises(ModelUnavailable, match="takes encoder_hidden_states, sample, style, timestep"):
+        step(models)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_prediction_with_nan_or_infinity_is_unavailable(models: TritonModels, value: float) -> None:
+    with pytest.raises(ModelUnavailable, match="unet held NaN or infinity"):
+        step(models, value)
+
+
+def test_a_decoder_whose_mean_is_nan_is_unavailable(models: TritonModels, served: Served) -> None:
+    served.answers["vae_decoder"] = lambda inputs: {
+        "sample": np.zeros((1, 8, 8, 3), np.uint8),
+        "mean": np.full((1, 1), np.nan, np.float32),
+    }
+    with pytest.raises(ModelUnavailable, match="vae_decoder"):
+        models.decode(np.zeros((1, 4, 1, 1), np.float32))
+
+
+def test_models_that_are_not_ready_are_named(models: TritonModels, served: Served) -> None:
+    served.not_ready = {"unet", "vae_encoder"}
+    assert models.ready() == ("unet", "vae_encoder")
+
+
+def test_everything_ready_is_an_empty_tuple(models: TritonModels) -> None:
+    assert models.ready() == ()
+
+
+def test_a_dead_stub_is_unloaded_loaded_and_asked_again(models: TritonModels, served: Served) -> None:
+    def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
+        if "POST /v2/repository/models/unet/load" not in served.log:
+            raise Error(DEAD_STUB, 500)
+        return {"out_sample": inputs["sample"]}
+
+    served.answers["unet"] = dead_until_loaded
+    served.states = ["UNLOADING", "UNLOADING", "UNAVAILABLE"]
+    assert step(models, 7.0)[0, 0, 0, 0] == 7.0
+    changes = [line for line in served.log if "repository" in line]
+    assert changes == [
+        "POST /v2/repository/models/unet/unload",
+        *["POST /v2/repository/index"] * 3,
+        "POST /v2/repository/models/unet/load",
+    ]
+
+
+def test_threads_that_meet_a_dead_stub_together_load_it_once(models: TritonModels, served: Served) -> None:
+    together = threading.Barrier(6)
+
+    def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
+        if "POST /v2/repository/models/unet/load" not in served.log:
+            together.wait(5)
+            raise Error(DEAD_STUB, 500)
+        return {"out_sample": inputs["sample"]}
+
+    served.answers["unet"] = dead_until_loaded
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda value: step(models, value), range(6)))
+    assert [float(answer[0, 0, 0, 0]) for answer in answers] == [0, 1, 2, 3, 4, 5]
+    assert served.log.count("POST /v2/repository/models/unet/load") == 1
+
+
+def test_a_stub_that_dies_again_is_given_up(models: TritonModels, served: Served) -> None:
+    def dead(inputs: dict[str, np.ndarray]) -> Any:
+        raise Error(DEAD_STUB, 500)
+
+    served.answers["unet"] = dead
+    with pytest.raises(ModelUnavailable, match="not healthy"):
+        step(models)
+    assert served.log.count("POST /v2/models/unet/infer") == 2
+
+
+def test_a_load_forgets_the_old_signature(models: TritonModels, served: Served) -> None:
+    step(models)
+    served.inputs["unet"]["sample"] = "FP16"
+    models.load("unet")
+    step(models)
+    assert served.received[-1]["sample"].dtype == np.float16
+
+
+def test_a_refused_load_is_unavailable_with_the_reason(models: TritonModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Handler, body: bytes) -> Any:
+        raise Error("failed to load 'unet', no version is available")
+
+    monkeypatch.setattr(Handler, "answer", refuse)
+    with pytest.raises(ModelUnavailable, match="did not load unet: .*no version is available"):
+        models.load("unet")
+
+
+@pytest.mark.parametrize("url", ["ftp://host:1", "", "http://"])
+def test_an_address_that_cannot_be_called_is_a_setting_to_mend(url: str) -> None:
+    with pytest.raises(ConfigError, match="http://HOST:PORT"):
+        InferenceServer(url, deadline_s=1, connect_timeout_s=1)
+
+
+def test_an_address_may_leave_out_the_scheme(url: str) -> None:
+    models = TritonModels(url.removeprefix("http://"))
+    assert models.ready() == ()
+    models.close()
+
+
+def test_importing_the_client_imports_no_other_library() -> None:
+    program = (
+        "import sys, numpy; before = set(sys.modules); import orchestrator.clients.triton\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - sys.stdlib_module_names - {'orchestrator', 'numpy'}))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_a_truncated_answer_is_unavailable(models: TritonModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    step(models)
+    real = http.client.HTTPResponse.readinto
+    monkeypatch.setattr(http.client.HTTPResponse, "readinto", lambda self, target: 0)
+    with pytest.raises(ModelUnavailable, match="IncompleteRead"):
+        step(models)
+    monkeypatch.setattr(http.client.HTTPResponse, "readinto", real)
+    assert step(models).shape == (1, 4, 2, 2)
