@@ -163,6 +163,20 @@ def test_heun_saves_the_second_evaluation_of_a_last_step_to_sigma_0():
     assert (len(yielded), len(evaluated)) == (10, 19)
 
 
+def test_pndm_that_begins_with_runge_kutta_steps_pays_four_evaluations_for_each_of_three():
+    levels = NoiseSchedule.from_config({**CONFIG, "skip_prk_steps": False}).levels("pndm", 10)
+    evaluated = []
+
+    def counted(x, sigma):
+        evaluated.append(sigma)
+        return ideal(x, sigma)
+
+    x = np.array([5.0])
+    yielded = list(SAMPLERS["pndm"](counted, Step(-1, x, x), levels, no_noise))
+
+    assert (len(yielded), len(evaluated)) == (10, 19)
+
+
 def network_of(levels):
     """The ideal network as a checkpoint would hold it: scaled input and timestep in, epsilon or v out."""
     sigmas = dict(zip(levels.timesteps, levels.sigmas, strict=False))
@@ -195,20 +209,23 @@ def wavy(sample, timestep):
     return np.tanh(1.5 * sample + np.roll(sample, 1, -1) * np.sin(t)) - 0.1 * np.cos(3.0 * sample)
 
 
-def loop(sampler, *, strength=1.0, start=None):
-    levels = NoiseSchedule.from_config(CONFIG).levels(sampler, 8, strength=strength)
+def loop(sampler, *, strength=1.0, start=None, **entries):
+    levels = NoiseSchedule.from_config({**CONFIG, **entries}).levels(sampler, 8, strength=strength)
     noise = TorchNormal(9).draw(SHAPE)
     first = levels.start(noise, None if strength == 1.0 else noise * 0.5) if start is None else start
     return SAMPLERS[sampler](denoiser(wavy, levels), first, levels, StepNoise(9, SHAPE, first=levels.first))
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.7])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_loop_resumed_from_any_of_its_steps_gives_the_same_bits(sampler, strength):
-    whole = list(loop(sampler, strength=strength))
+@pytest.mark.parametrize(
+    ("sampler", "wish"),
+    [(sampler, {"strength": strength}) for sampler in SAMPLERS for strength in (1.0, 0.7)]
+    + [("pndm", {"skip_prk_steps": False})],
+)
+def test_loop_resumed_from_any_of_its_steps_gives_the_same_bits(sampler, wish):
+    whole = list(loop(sampler, **wish))
 
     for position, step in enumerate(whole):
-        rest = list(loop(sampler, strength=strength, start=step))
+        rest = list(loop(sampler, start=step, **wish))
         assert [each.index for each in rest] == [each.index for each in whole[position + 1 :]]
         for resumed, expected in zip(rest, whole[position + 1 :], strict=True):
             np.testing.assert_array_equal(resumed.latents, expected.latents)

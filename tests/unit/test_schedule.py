@@ -94,6 +94,26 @@ def test_exponential_sigmas_have_a_constant_ratio():
     assert np.ptp(sigmas[1:] / sigmas[:-1]) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("sampler", "respacing", "timesteps"),
+    [
+        ("dpmpp_2m", "karras", (999, 786, 427, 59, 0)),
+        ("unipc", "exponential", (998, 680, 233, 20, 0)),
+        ("euler", "karras", (999, 785.954, 427.490, 58.891, 0)),
+    ],
+)
+def test_timesteps_of_respaced_sigmas_are_rounded_truncated_or_kept_as_the_namesake_does(sampler, respacing, timesteps):
+    assert SCHEDULE.levels(sampler, 5, sigmas=respacing).timesteps == pytest.approx(timesteps, abs=1e-3)
+
+
+def test_pndm_of_one_step_has_no_level_to_visit_again():
+    assert SCHEDULE.levels("pndm", 1).timesteps == (1,)
+
+
+def test_linear_betas_are_served_beside_the_scaled_ones():
+    assert float(configured(beta_schedule="linear").trained.sigmas[-1]) == pytest.approx(24.61, abs=0.01)
+
+
 def test_final_sigma_is_zero_or_the_smallest_trained_one_as_the_checkpoint_says():
     lowest = float(SCHEDULE.trained.sigmas[0])
 
@@ -158,6 +178,15 @@ def test_what_a_sampler_does_not_support_is_refused_in_one_sentence(wish, senten
 def test_strength_that_leaves_no_step_or_more_than_all_is_refused(strength):
     with pytest.raises(InvalidInput, match=r"strength is .*; 0.05 to 1.0 are served with 20 steps"):
         SCHEDULE.levels("euler", 20, strength=strength)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(3, 1.0), (10, 0.5)])
+def test_runge_kutta_steps_are_served_for_whole_loops_of_four_steps_and_more(steps, strength):
+    schedule = configured(skip_prk_steps=False)
+
+    assert len(schedule.levels("pndm", 4).halfway) == 3
+    with pytest.raises(InvalidInput, match="with Runge-Kutta steps 4 and more are served, all of them"):
+        schedule.levels("pndm", steps, strength=strength)
 
 
 def test_steps_that_begin_beyond_the_trained_timesteps_are_refused():
