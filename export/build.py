@@ -112,10 +112,10 @@ def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, pro
         from export import to_onnx
 
         with progress.stage(f"{graph.name}: trace", _cost_s("trace", request.weights_bytes(graph))) as stage:
-            model = to_onnx.trace(graph, request.checkpoint, precision)
-            found = request.cache.keep(graph, request.checkpoint, precision, model)
-            stage.result = f"{len(model.graph.node)} nodes, kept as {found.name}"
-    return onnx.load_model(found, load_external_data=False)
+            found = to_onnx.trace(graph, request.checkpoint, precision)
+            kept = request.cache.keep(graph, request.checkpoint, precision, found)
+            stage.result = f"{len(found.graph.node)} nodes, kept as {kept.name}"
+    return found
 
 
 def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress) -> None:
@@ -148,7 +148,7 @@ def _describe(request: Request, folder: Path) -> None:
     (models / description.DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _prepared(request: Request, graph: specs.Graph) -> Path | None:
+def _prepared(request: Request, graph: specs.Graph) -> onnx.ModelProto | None:
     return request.cache.find(graph, request.checkpoint, specs.precision_of(graph, request.precision))
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from export.config_defaults import complete, shape_key
 from export.errors import ExportError
 from export.specs import Architecture
 from export.weights import Weights
@@ -30,10 +31,6 @@ _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-# Keys of a config that say who wrote it and how, nothing about the network.
-_TRIVIA: Final = frozenset(
-    {"architectures", "dtype", "torch_dtype", "transformers_version", "sample_size", "force_upcast"}
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Checkpoint:
     folder: Path
     name: str
     configs: Mapping[str, Mapping[str, Any]]
-    """Of text_encoder, unet, vae and scheduler."""
+    """Of text_encoder, unet, vae and scheduler; what the networks' own are silent about is filled in."""
 
     def weights(self, component: str) -> Weights:
         """Tensors of one component under the names that today's diffusers and transformers give them."""
@@ -72,10 +69,8 @@ class Checkpoint:
         )
 
     def shape_key(self, component: str) -> str:
-        """The component's config as canonical JSON without trivia: equal for checkpoints that share a graph."""
-        config = self.configs[component]
-        kept = {k: v for k, v in config.items() if k not in _TRIVIA and not k.startswith("_") and v is not None}
-        return json.dumps(kept, sort_keys=True)
+        """What the traced graphs of one component depend on; weights are no part of it."""
+        return shape_key(component, self.configs[component])
 
 
 def open_checkpoint(path_or_id: str) -> Checkpoint:
@@ -102,7 +97,9 @@ def _read_folder(folder: Path, name: str) -> Checkpoint:
     pipeline = _read_json(index).get("_class_name")
     if pipeline not in PIPELINES:
         raise ExportError(f"{folder} is a {pipeline}; {' and '.join(PIPELINES)} are served")
-    configs: dict[str, Mapping[str, Any]] = {c: _read_json(folder / c / "config.json") for c in COMPONENTS}
+    configs = {
+        component: complete(component, _read_json(folder / component / "config.json")) for component in COMPONENTS
+    }
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
     _check_classes(folder, configs)
     for component in COMPONENTS:

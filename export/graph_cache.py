@@ -27,19 +27,19 @@ class GraphCache:
 
     folders: Sequence[Path]
 
-    def find(self, graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision) -> Path | None:
-        """The file of this architecture's graph, if one of the folders holds it whole."""
+    def find(self, graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision) -> onnx.ModelProto | None:
+        """The graph of this architecture, if one of the folders holds it whole."""
         for folder in self.folders:
-            path = folder / _file_name(graph, checkpoint, precision)
-            if path.is_file() and _is_whole(path):
-                return path
+            path = folder / file_name(graph, checkpoint, precision)
+            if path.is_file() and (model := _read(path)) is not None:
+                return model
         return None
 
     def keep(
         self, graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision, model: onnx.ModelProto
     ) -> Path:
         """Writes a traced graph and returns its path; a reader never sees half of it."""
-        path = self.folders[-1] / _file_name(graph, checkpoint, precision)
+        path = self.folders[-1] / file_name(graph, checkpoint, precision)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         unfinished.write_bytes(model.SerializeToString(deterministic=True))
@@ -47,18 +47,19 @@ class GraphCache:
         return path
 
 
-def _file_name(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision) -> str:
+def file_name(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision) -> str:
+    """Model, precision and a key of everything that the graph depends on."""
     multiples = {
         dim.name: dim.multiple for tensor in graph.inputs for dim in tensor.dims if isinstance(dim, specs.Axis)
     }
+    # The version and the opset stand for the wrapper's code; everything else is the architecture's.
     facts = (specs.GRAPH_VERSION, specs.opset_of(graph, precision), multiples, checkpoint.shape_key(graph.component))
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return f"{graph.name}-{precision}-{key}.onnx"
 
 
-def _is_whole(path: Path) -> bool:
+def _read(path: Path) -> onnx.ModelProto | None:
     try:
-        onnx.load_model(path, load_external_data=False)
+        return onnx.load_model(path, load_external_data=False)
     except (DecodeError, OSError):
-        return False
-    return True
+        return None

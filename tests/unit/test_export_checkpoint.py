@@ -12,7 +12,7 @@ from export_checkpoints import TENSORS, change_config, write_checkpoint, write_j
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import save_file
 
-from export.checkpoint import open_checkpoint
+from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
 from export.weights import Weights
 
@@ -168,6 +168,37 @@ def test_checkpoints_that_differ_in_weights_or_in_who_saved_them_share_a_graph(f
     change_config(other, "unet", _diffusers_version="9.9", sample_size=64, dtype="float16")
 
     assert open_checkpoint(str(other)).shape_key("unet") == open_checkpoint(str(folder)).shape_key("unet")
+
+
+def test_config_that_is_silent_and_one_that_says_the_defaults_share_a_graph(folder: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other")
+    change_config(
+        other, "unet", use_linear_projection=False, mid_block_type="UNetMidBlock2DCrossAttn", time_cond_proj_dim=None
+    )
+    change_config(other, "vae", mid_block_add_attention=True, shift_factor=None, force_upcast=True)
+    change_config(other, "text_encoder", hidden_act="quick_gelu", projection_dim=768, bos_token_id=0)
+
+    one, two = open_checkpoint(str(folder)), open_checkpoint(str(other))
+
+    assert [one.shape_key(c) for c in COMPONENTS] == [two.shape_key(c) for c in COMPONENTS]
+
+
+@pytest.mark.parametrize(
+    ("component", "changes"),
+    [
+        ("vae", {"mid_block_add_attention": False}),
+        ("unet", {"mid_block_type": None}),
+        ("unet", {"flip_sin_to_cos": False}),
+        ("text_encoder", {"eos_token_id": 2}),
+    ],
+)
+def test_settings_that_shape_a_network_are_part_of_its_graph(
+    folder: Path, tmp_path: Path, component: str, changes: dict[str, object]
+) -> None:
+    other = write_checkpoint(tmp_path / "other")
+    change_config(other, component, **changes)
+
+    assert open_checkpoint(str(other)).shape_key(component) != open_checkpoint(str(folder)).shape_key(component)
 
 
 def test_a_scaling_factor_is_part_of_the_graph(folder: Path, tmp_path: Path) -> None:

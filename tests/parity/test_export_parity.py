@@ -1,0 +1,155 @@
+"""Graphs against torch: the committed ones filled with the demo's weights, and freshly traced ones."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import specs
+from export.binding import bind
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.config_defaults import DEFAULTS
+from export.errors import VerificationError
+from export.graph_cache import SHIPPED, GraphCache
+from export.random_checkpoint import write
+from export.session import Session
+
+ROOT = Path(__file__).parents[2]
+GRAPHS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+
+verify = pytest.importorskip("export.verify").verify
+to_onnx = pytest.importorskip("export.to_onnx")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Checkpoint:
+    return open_checkpoint(str(ROOT / "demo" / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint of random weights that no committed graph fits."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    write(folder, "tiny")
+    return open_checkpoint(str(folder))
+
+
+def graph_of(checkpoint: Checkpoint, name: str) -> specs.Graph:
+    return next(graph for graph in specs.graphs_of(checkpoint.architecture) if graph.name == name)
+
+
+def bind_committed(checkpoint: Checkpoint, name: str, precision: specs.Precision, out: Path) -> Path:
+    """The committed graph filled with the checkpoint's weights."""
+    graph = graph_of(checkpoint, name)
+    model = GraphCache((SHIPPED,)).find(graph, checkpoint, precision)
+    assert model is not None, f"demo/graphs holds no {name} for this checkpoint; build it with --graphs demo/graphs"
+    bind(model, checkpoint.weights(graph.component), out / "model.onnx")
+    return out / "model.onnx"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_committed_graph_with_the_demos_weights_computes_what_torch_does(
+    demo: Checkpoint, name: str, tmp_path: Path
+) -> None:
+    path = bind_committed(demo, name, specs.Precision.FP32, tmp_path)
+
+    differences = verify(graph_of(demo, name), path, demo, specs.Precision.FP32)
+
+    assert {difference.output for difference in differences} == {tensor.name for tensor in graph_of(demo, name).outputs}
+    assert all(difference.share <= difference.allowed for difference in differences)
+
+
+def test_committed_half_precision_unet_is_within_what_fp16_explains(demo: Checkpoint, tmp_path: Path) -> None:
+    path = bind_committed(demo, "unet", specs.Precision.FP16, tmp_path)
+
+    (difference,) = verify(graph_of(demo, "unet"), path, demo, specs.Precision.FP16)
+
+    assert 0 < difference.share < 0.03
+
+
+def test_rows_of_one_batch_may_be_at_different_timesteps(demo: Checkpoint, tmp_path: Path) -> None:
+    unet = Session(bind_committed(demo, "unet", specs.Precision.FP32, tmp_path))
+    generator = np.random.default_rng(5)
+    inputs = {
+        "sample": generator.standard_normal((2, 4, 32, 32), dtype=np.float32),
+        "timestep": np.array([[999.0], [17.0]], np.float32),
+        "encoder_hidden_states": generator.standard_normal((2, 77, 128), dtype=np.float32),
+    }
+
+    together = unet.run(inputs)["out_sample"]
+
+    for row in (0, 1):
+        alone = unet.run({name: value[row : row + 1] for name, value in inputs.items()})["out_sample"]
+        np.testing.assert_array_equal(together[row : row + 1], alone)
+
+
+def test_comparison_notices_one_changed_weight(demo: Checkpoint, tmp_path: Path) -> None:
+    graph = graph_of(demo, "text_encoder")
+    model = GraphCache((SHIPPED,)).find(graph, demo, specs.Precision.FP32)
+    assert model is not None
+    weights = demo.weights("text_encoder")
+    name = "encoder.layers.0.mlp.fc1.bias"
+    changed = {key: weights[key] for key in weights} | {name: weights[name] + np.float16(0.05)}
+    bind(model, changed, tmp_path / "model.onnx")
+
+    with pytest.raises(VerificationError, match="text_encoder: .* from torch's"):
+        verify(graph, tmp_path / "model.onnx", demo, specs.Precision.FP32)
+
+
+def test_broken_latents_show_in_the_decoders_mean(demo: Checkpoint, tmp_path: Path) -> None:
+    decoder = Session(bind_committed(demo, "vae_decoder", specs.Precision.FP32, tmp_path))
+    latents = np.zeros((2, 4, 32, 32), np.float32)
+    latents[1, 0, 3, 3] = np.nan
+
+    mean = decoder.run({"latent_sample": latents})["mean"]
+
+    assert np.isfinite(mean[0, 0])
+    assert np.isnan(mean[1, 0])
+
+
+@pytest.mark.parametrize("precision", [specs.Precision.FP32, specs.Precision.FP16])
+def test_architecture_nobody_prepared_is_traced_and_equals_torch(
+    tiny: Checkpoint, precision: specs.Precision, tmp_path: Path
+) -> None:
+    graph = graph_of(tiny, "text_encoder")
+
+    bind(to_onnx.trace(graph, tiny, precision), tiny.weights("text_encoder"), tmp_path / "model.onnx")
+
+    assert verify(graph, tmp_path / "model.onnx", tiny, precision)
+
+
+def test_tracing_the_demos_text_encoder_again_gives_the_committed_graph(demo: Checkpoint) -> None:
+    graph = graph_of(demo, "text_encoder")
+
+    traced = to_onnx.trace(graph, demo, specs.Precision.FP32)
+
+    committed = GraphCache((SHIPPED,)).find(graph, demo, specs.Precision.FP32)
+    assert committed is not None
+    assert [node.op_type for node in traced.graph.node] == [node.op_type for node in committed.graph.node]
+
+
+def test_random_checkpoint_is_one_that_diffusers_loads(tiny: Checkpoint) -> None:
+    diffusers = pytest.importorskip("diffusers")
+
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tiny.folder, local_files_only=True)
+
+    assert pipeline.tokenizer("a boat").input_ids[-1] == pipeline.tokenizer.eos_token_id
+
+
+def test_table_of_defaults_is_what_the_libraries_assume() -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+
+    def said_by(network: Any) -> dict[str, Any]:
+        said = {name: parameter.default for name, parameter in inspect.signature(network.__init__).parameters.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+
+    for component, network in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        said = said_by(network)
+        assert {name: said[name] for name in DEFAULTS[component]} == DEFAULTS[component]
+        left_out = set(said) - set(DEFAULTS[component]) - {"self", "sample_size", "force_upcast"}
+        assert {name for name in left_out if said[name] is not None} == set()
+    text = CLIPTextConfig()
+    assert {name: getattr(text, name) for name in DEFAULTS["text_encoder"]} == DEFAULTS["text_encoder"]
