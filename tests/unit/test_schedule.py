@@ -111,7 +111,7 @@ def test_pndm_of_one_step_has_no_level_to_visit_again():
 
 
 def test_linear_betas_are_served_beside_the_scaled_ones():
-    assert float(configured(beta_schedule="linear").trained.sigmas[-1]) == pytest.approx(24.61, abs=0.01)
+    assert float(configured(beta_schedule="linear").trained.sigmas[-1]) == pytest.approx(25.146, abs=0.001)
 
 
 def test_final_sigma_is_zero_or_the_smallest_trained_one_as_the_checkpoint_says():
