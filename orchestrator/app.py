@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.checkpoint import read_checkpoint
+from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
 from orchestrator.clients.buckets import BucketSettings
-from orchestrator.clients.storage import Storage
+from orchestrator.clients.storage import Reader, Storage
 from orchestrator.clients.triton import TritonModels
 from orchestrator.config import Settings
 from orchestrator.denoising import Painter
 from orchestrator.disabled import DisabledPainter
 from orchestrator.errors import ConfigError, ModelUnavailable
-from orchestrator.finishing import Finishing, Inputs
+from orchestrator.finishing import Finishing
 from orchestrator.generate import Generation
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import prove
@@ -22,6 +22,7 @@ from orchestrator.imaging.signing_key import development_key, load_key
 from orchestrator.mock import MockPainter
 from orchestrator.orders import job_from, orders_from
 from orchestrator.pipeline import Pipeline
+from orchestrator.styles import StyleShelf
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +34,11 @@ class Studio:
     painter: Painter
     models: TritonModels | None
     mock: bool
+
+    @property
+    def served(self) -> CheckpointInfo | None:
+        """What a style must fit; None where no network takes part."""
+        return None if self.models is None else self.painter.checkpoint
 
 
 def build_studio(settings: Settings) -> Studio:
@@ -79,9 +85,11 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
     studio = build_studio(settings)
     orders = orders_from(args, job, studio.painter.checkpoint)
     _require_triton(studio, settings.models.triton_url)
+    inputs = _inputs(settings)
     finishing = Finishing(
         checkpoint=studio.painter.checkpoint,
-        inputs=_inputs(settings),
+        inputs=inputs,
+        styles=StyleShelf(inputs, studio.served),
         signing_key=build_signing_key(settings),
         mock=studio.mock,
     )
@@ -107,7 +115,7 @@ def _require_triton(studio: Studio, url: str) -> None:
         raise ModelUnavailable(f"Triton at {url} does not serve {', '.join(missing)}")
 
 
-def _inputs(settings: Settings) -> Inputs:
+def _inputs(settings: Settings) -> Reader:
     """What a message on this machine may name: the configured prefixes, or the working directory."""
     here = Path.cwd().as_uri()
     allowed = settings.store.allowed_input_prefixes or (here,)

@@ -1,7 +1,7 @@
 """The checkpoint that a built model repository serves: ``remarque.json`` and the tokenizer beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
 from orchestrator.errors import ConfigError
 
 FORMAT = 1
+# The weight's shape of every layer that a style can change, by network (unet, text_encoder) and diffusers' name.
+Layers = Mapping[str, Mapping[str, tuple[int, ...]]]
 # The edge, in pixels, that a family was trained at; larger squares repeat their subject unless made in two passes.
 NATIVE_SIZE_PX = {"sd1": 512}
 # A family's UNet halves the latents three times, and a latent is 8 px wide.
@@ -47,6 +49,7 @@ class CheckpointInfo:
     max_size_px: int
     size_step_px: int
     max_style_rank: int
+    layers: Layers
     preview: Preview
     tokenizer: Tokenizer
 
@@ -96,9 +99,21 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
         size_step_px=int(fields.get("size_step_px", SIZE_STEP_PX[fields["family"]])),
         max_chunks=int(fields.get("max_chunks", MAX_CHUNKS)),
         max_style_rank=int(fields.get("max_style_rank", 0)),
+        layers=_layers(fields.get("layers", {})),
         preview=_preview(fields["preview"], fields["latent_channels"]),
         tokenizer=tokenizer,
     )
+
+
+def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:
+    """Shapes by network and layer; repositories built before styles were served list none."""
+    return {network: {name: _shape(shape) for name, shape in layers.items()} for network, layers in fields.items()}
+
+
+def _shape(sides: Sequence[int]) -> tuple[int, ...]:
+    if len(sides) not in (2, 4) or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"layers with the shape {sides}")
+    return tuple(sides)
 
 
 def _preview(fields: Mapping[str, Any], channels: int) -> Preview:

@@ -1,5 +1,6 @@
 """What follows the last step: the artist's mark on the picture, and the file that says where it comes from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,8 +15,9 @@ from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import encode
 from orchestrator.imaging.provenance import Provenance
 from orchestrator.imaging.signature import Mark, load_signature, stamp, text_signature
-from orchestrator.job import Job
+from orchestrator.job import Job, StyleRef
 from orchestrator.plan import SCHEDULE_DEFAULT, Plan
+from orchestrator.styles import AppliedStyle
 
 SIGNATURE_LIMIT_BYTES = 10 << 20
 
@@ -26,17 +28,35 @@ class Inputs(Protocol):
     def read(self, uri: str, *, limit_bytes: int) -> bytes: ...
 
 
+class Styles(Protocol):
+    """Reads and checks styles, all of a job's or none."""
+
+    def admit(self, refs: Sequence[StyleRef]) -> tuple[AppliedStyle, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Materials:
+    """What a job names beside its prompt, fetched and checked."""
+
+    styles: tuple[AppliedStyle, ...]
+    mark: Mark | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finishing:
     """Makes files out of pixels; ``mock`` marks them as made without a model."""
 
     checkpoint: CheckpointInfo
     inputs: Inputs
+    styles: Styles
     signing_key: SigningKey
     mock: bool = False
 
-    def mark(self, job: Job) -> Mark | None:
-        """The signature to stamp; fetched before the first step, so that one that cannot be had costs no picture."""
+    def materials(self, job: Job) -> Materials:
+        """Styles and signature; fetched before the first step, so that what cannot be had costs no picture."""
+        return Materials(styles=self.styles.admit(job.styles), mark=self._mark(job))
+
+    def _mark(self, job: Job) -> Mark | None:
         wanted = job.signature
         if wanted is None:
             return None
@@ -49,13 +69,13 @@ class Finishing:
         except InvalidInput as error:
             raise SignatureInvalid(str(error)) from error
 
-    def file(self, job: Job, plan: Plan, mark: Mark | None, pixels: NDArray[np.uint8]) -> bytes:
+    def file(self, job: Job, plan: Plan, materials: Materials, pixels: NDArray[np.uint8]) -> bytes:
         """The stamped picture in the job's format; ``pixels`` is [height,width,3]."""
-        if mark is not None and job.signature is not None:
-            pixels = stamp(pixels, mark, job.signature)
-        return encode(pixels, self._provenance(job, plan), job.picture_format, self.signing_key)
+        if materials.mark is not None and job.signature is not None:
+            pixels = stamp(pixels, materials.mark, job.signature)
+        return encode(pixels, self._provenance(job, plan, materials), job.picture_format, self.signing_key)
 
-    def _provenance(self, job: Job, plan: Plan) -> Provenance:
+    def _provenance(self, job: Job, plan: Plan, materials: Materials) -> Provenance:
         return Provenance(
             generation_id=job.generation_id,
             prompt=plan.prompt,
@@ -70,6 +90,7 @@ class Finishing:
             model_sha256=self.checkpoint.weights_sha256,
             created=datetime.now(UTC),
             software_version=__version__,
+            styles=tuple(style.record for style in materials.styles),
             artist_id=job.artist_id,
             artist_name=job.artist_name,
             mock=self.mock,

@@ -12,8 +12,7 @@ from PIL import Image
 
 from orchestrator.denoising import Painter
 from orchestrator.errors import Cancelled, StorageError
-from orchestrator.finishing import Finishing
-from orchestrator.imaging.signature import Mark
+from orchestrator.finishing import Finishing, Materials
 from orchestrator.orders import Order
 from orchestrator.pipeline import Finished, PipelineStep, preview
 from orchestrator.plan import Plan
@@ -43,9 +42,9 @@ class Generation:
         Raises:
             RemarqueError: a picture failed; the others were stopped within a step.
         """
-        mark = self._finishing.mark(self._orders[0].job)
+        materials = self._finishing.materials(self._orders[0].job)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            made = [pool.submit(self._make, order, mark) for order in self._orders]
+            made = [pool.submit(self._make, order, materials) for order in self._orders]
             try:
                 said = [future.result() for future in as_completed(made)]
             except KeyboardInterrupt:
@@ -65,12 +64,12 @@ class Generation:
         self._stopping.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
-    def _make(self, order: Order, mark: Mark | None) -> str:
+    def _make(self, order: Order, materials: Materials) -> str:
         """One picture, from its plan to its file; the line that says so."""
         begun_s = time.monotonic()
         for turn in self._painter.run(order.plan):
             if isinstance(turn, Finished):
-                data = self._finishing.file(order.job, order.plan, mark, turn.picture)
+                data = self._finishing.file(order.job, order.plan, materials, turn.picture)
                 with _replacing(order.out) as draft:
                     draft.write_bytes(data)
                 self._kept.append(order.out)

@@ -46,6 +46,7 @@ def mock_checkpoint() -> CheckpointInfo:
         max_size_px=1024,
         size_step_px=64,
         max_style_rank=0,
+        layers={},
         preview=Preview(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.5, 0.5, 0.5)),
         tokenizer=Tokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges={}),
     )

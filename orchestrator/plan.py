@@ -10,7 +10,7 @@ from orchestrator.diffusion.levels import Levels
 from orchestrator.diffusion.prompt import Chunk, chunk_prompt, pad_to
 from orchestrator.diffusion.sampling import DEFAULT_SAMPLER, SAMPLERS
 from orchestrator.diffusion.spacing import RESPACINGS, SPACINGS
-from orchestrator.errors import InvalidInput, LoraIncompatible, UnsupportedAspectRatio
+from orchestrator.errors import InvalidInput, UnsupportedAspectRatio
 from orchestrator.job import Job, StyleRef
 
 ASPECT_RATIOS_PX = {"1:1": (512, 512), "2:2": (1024, 1024), "1:2": (512, 1024), "2:1": (1024, 512)}
@@ -84,7 +84,7 @@ def make_plan(job: Job, checkpoint: CheckpointInfo, draw_seed: Callable[[], int]
     """The plan for ``job`` on ``checkpoint``; ``draw_seed`` is called only where the job brings no seed.
 
     Raises:
-        InvalidInput, UnsupportedAspectRatio, LoraIncompatible: the job cannot be served; the sentence says what can.
+        InvalidInput, UnsupportedAspectRatio: the job cannot be served; the sentence says what can.
     """
     size = _size(job, checkpoint)
     guidance_scale = _number("guidance_scale", job.guidance_scale, DEFAULT_GUIDANCE_SCALE, 0.0, MAX_GUIDANCE_SCALE)
@@ -107,7 +107,7 @@ def make_plan(job: Job, checkpoint: CheckpointInfo, draw_seed: Callable[[], int]
         spacing=spacing,
         sigmas=sigmas,
         seed=int(_number("seed", draw_seed() if job.seed is None else job.seed, 0, 0, MAX_SEED)),
-        styles=_styles(job, checkpoint),
+        styles=_styles(job),
         weights_sha256=checkpoint.weights_sha256,
     )
 
@@ -186,12 +186,9 @@ def _chunks(name: str, text: str, checkpoint: CheckpointInfo) -> tuple[Chunk, ..
     return chunks
 
 
-def _styles(job: Job, checkpoint: CheckpointInfo) -> tuple[StyleRef, ...]:
+def _styles(job: Job) -> tuple[StyleRef, ...]:
+    """Whether the files can be had and fit the checkpoint is :mod:`orchestrator.styles`' to say."""
     for style in job.styles:
-        if checkpoint.max_style_rank == 0:
-            raise LoraIncompatible(
-                f"style {style.path} cannot be applied; the UNet of {checkpoint.name} takes no style"
-            )
         _number(f"weight of style {style.path}", style.weight, 1.0, -MAX_STYLE_WEIGHT, MAX_STYLE_WEIGHT)
     return job.styles
 

@@ -1,12 +1,12 @@
 """One job from plan to stored picture: the lines of :meth:`Runner.run` are the life of a job."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from orchestrator.attempt import Attempt, Control, derived_seed
 from orchestrator.denoising import Denoising, Emit, Painter
 from orchestrator.errors import InvalidInput
-from orchestrator.finishing import Finishing, Inputs
+from orchestrator.finishing import Finishing, Inputs, Materials, Styles
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import MIME_TYPES
 from orchestrator.job import Job, Progress, Succeeded
@@ -27,11 +27,17 @@ class RunnerSettings:
 class Runner:
     """Runs attempts, any number side by side; what they share is read-only or locks itself."""
 
-    def __init__(self, painter: Painter, ledger: Ledger, inputs: Inputs, settings: RunnerSettings) -> None:
+    def __init__(
+        self, painter: Painter, ledger: Ledger, inputs: Inputs, styles: Styles, settings: RunnerSettings
+    ) -> None:
         self._painter = painter
         self._ledger = ledger
         self._finishing = Finishing(
-            checkpoint=painter.checkpoint, inputs=inputs, signing_key=settings.signing_key, mock=settings.mock
+            checkpoint=painter.checkpoint,
+            inputs=inputs,
+            styles=styles,
+            signing_key=settings.signing_key,
+            mock=settings.mock,
         )
         self._settings = settings
 
@@ -47,12 +53,12 @@ class Runner:
             return settled
         control.check()
         plan = make_plan(attempt.job, self._painter.checkpoint, lambda: derived_seed(attempt.job))
-        mark = self._finishing.mark(attempt.job)
+        materials = self._finishing.materials(attempt.job)
         denoising = Denoising(attempt, plan, self._ledger, emit)
         pixels = denoising.picture(self._painter, control, self._settings.checkpoint_every_s)
-        data = self._finishing.file(attempt.job, plan, mark, pixels)
+        data = self._finishing.file(attempt.job, plan, materials, pixels)
         picture = Picture(data=data, content_type=MIME_TYPES[attempt.job.picture_format])
-        manifest = self._committed(attempt, plan, picture)
+        manifest = self._committed(attempt, plan, materials, picture)
         emit(_stored(attempt.job, plan))
         return manifest
 
@@ -80,14 +86,14 @@ class Runner:
                 f"generation_id {attempt.job.generation_id} was used before with other parameters; each job has its own"
             )
 
-    def _committed(self, attempt: Attempt, plan: Plan, picture: Picture) -> Manifest:
+    def _committed(self, attempt: Attempt, plan: Plan, materials: Materials, picture: Picture) -> Manifest:
         """Store the picture, commit the outcome, give the picture its public name; another may have been first."""
         job = attempt.job
         uri, sha256 = self._ledger.store_attempt(job.generation_id, uuid.uuid4().hex, picture)
         event = Succeeded(
             generation_id=job.generation_id,
             result_url=self._ledger.result_uri(job.generation_id, picture.content_type),
-            metadata=self._metadata(job, plan, sha256),
+            metadata=self._metadata(job, plan, materials) | {"sha256": sha256},
         )
         ours = Manifest(
             generation_id=job.generation_id,
@@ -107,7 +113,7 @@ class Runner:
         self._ledger.reveal(counts, picture if counts is ours else None)
         return counts
 
-    def _metadata(self, job: Job, plan: Plan, sha256: str) -> dict[str, object]:
+    def _metadata(self, job: Job, plan: Plan, materials: Materials) -> dict[str, object]:
         """What the backend is told about the picture."""
         metadata: dict[str, object] = {
             "seed": plan.seed,
@@ -119,8 +125,9 @@ class Runner:
             "model": self._painter.checkpoint.name,
             "model_sha256": self._painter.checkpoint.weights_sha256,
             "artist_id": job.artist_id,
-            "sha256": sha256,
         }
+        if materials.styles:
+            metadata["styles"] = [asdict(style.record) for style in materials.styles]
         return metadata | ({"mock": True} if self._settings.mock else {})
 
 

@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError, RemarqueError
 from orchestrator.ledger import Ledger
 from orchestrator.outbox import Outbox
 from orchestrator.runner import Runner, RunnerSettings
+from orchestrator.styles import StyleShelf
 from orchestrator.telemetry import Telemetry
 from orchestrator.worker import Worker, WorkerSettings
 
@@ -54,9 +55,10 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         signing_key=build_signing_key(settings),
         mock=studio.mock,
     )
+    styles = StyleShelf(storage.inputs, studio.served, count=telemetry.style)
     worker = Worker(
         broker,
-        Runner(studio.painter, ledger, storage.inputs, painting),
+        Runner(studio.painter, ledger, storage.inputs, styles, painting),
         ledger,
         Conclusion(broker, ledger, outbox, max_attempts=settings.queue.max_attempts, listen=telemetry),
         settings=_worker_settings(settings),
@@ -68,6 +70,7 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         build_app(readiness.not_ready, telemetry.page), settings.service.http_host, settings.service.http_port
     )
     with ExitStack() as ending:
+        ending.callback(styles.close)
         server.start()
         ending.callback(server.stop)
         broker.start()

@@ -14,6 +14,7 @@ from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Start
 
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 JOB_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+STYLE_BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LOG = logging.getLogger("remarque")
 
 
@@ -64,6 +65,17 @@ class Telemetry:
             "remarque_webhooks", "Webhook calls by kind and answer", ["kind", "answer"], registry=self.registry
         )
 
+        self._styles = Counter(
+            "remarque_style_uses", "Styles taken, by where they came from", ["style", "origin"], registry=self.registry
+        )
+        self._style_seconds = Histogram(
+            "remarque_style_seconds",
+            "To have a style ready, by where it came from",
+            ["origin"],
+            buckets=STYLE_BUCKETS_S,
+            registry=self.registry,
+        )
+
     def __call__(self, event: Event) -> None:
         """Count one event and log it, unless it is one of a job's many steps."""
         match event:
@@ -92,6 +104,11 @@ class Telemetry:
     def webhook(self, kind: str, answer: str) -> None:
         """Count one call of the backend: ``answer`` is accepted, undelivered or refused."""
         self._webhooks.labels(kind, answer).inc()
+
+    def style(self, sha256: str, origin: str, seconds: float) -> None:
+        """Count one use of a style: ``origin`` is memory, disk or store."""
+        self._styles.labels(sha256[:12], origin).inc()
+        self._style_seconds.labels(origin).observe(seconds)
 
     def page(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -63,6 +63,12 @@ class Buckets:
         with _translated(address):
             return int(obstore.head(self._store(address), address.key)["size"])
 
+    def version(self, address: Address) -> str:
+        """The object's etag, or when it was written where a store has none; raises :class:`ObjectNotFound`."""
+        with _translated(address):
+            found = obstore.head(self._store(address), address.key)
+        return f"{found['e_tag'] or found['last_modified'].isoformat()}-{found['size']}"
+
     def write(self, address: Address, outgoing: Outgoing) -> str | None:
         """Writes the object in one request and returns its etag.
 

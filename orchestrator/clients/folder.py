@@ -35,11 +35,12 @@ class Folder:
 
     def size(self, address: Address) -> int:
         """The file's size in bytes; raises :class:`ObjectNotFound`."""
-        with _translated(address):
-            found = Path(address.path()).stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ObjectNotFound(f"{address.uri()} is not a file")
-        return found.st_size
+        return _regular(address).st_size
+
+    def version(self, address: Address) -> str:
+        """When the file was last written, and what it is; raises :class:`ObjectNotFound`."""
+        found = _regular(address)
+        return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
 
     def write(self, address: Address, outgoing: Outgoing) -> None:
         """Writes a file beside its final name, then moves it there; create-only by a link, which never replaces."""
@@ -72,6 +73,14 @@ class Folder:
                 kept = (name for name in files if not name.startswith(_UNFINISHED))
                 found += [Address("file", "", f"{folder}/{name}".lstrip("/")) for name in kept]
         return sorted(found, key=lambda file: file.key)[:limit]
+
+
+def _regular(address: Address) -> os.stat_result:
+    with _translated(address):
+        found = Path(address.path()).stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ObjectNotFound(f"{address.uri()} is not a file")
+    return found
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -40,6 +40,9 @@ class Place(Protocol):
     def size(self, address: Address) -> int:
         """The object's size in bytes; raises :class:`~orchestrator.errors.ObjectNotFound`."""
 
+    def version(self, address: Address) -> str:
+        """Another text whenever the object is another; raises :class:`~orchestrator.errors.ObjectNotFound`."""
+
     def write(self, address: Address, outgoing: Outgoing) -> str | None:
         """Writes the whole object or nothing and returns its etag, if the place has such; raises
         :class:`~orchestrator.errors.ObjectExists` where a create-only write finds somebody else's object.

@@ -43,6 +43,16 @@ class Reader:
             return True
         return False
 
+    def version(self, uri: str) -> str:
+        """Another text whenever :meth:`read` would give another object; raises :class:`ObjectNotFound`."""
+        *readings, last = self._readings(uri)
+        for address in readings:
+            try:
+                return self.place(address).version(address)
+            except ObjectNotFound:
+                continue
+        return self.place(last).version(last)
+
     def list(self, uri: str, *, limit: int = 1000) -> tuple[str, ...]:
         """URIs of up to ``limit`` objects below the folder or prefix ``uri``, sorted; none where there is no such."""
         address = self.allowed.admit(parse_address(uri))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.clients.queues import Delivery, Queues
-from orchestrator.errors import BrokerError, ObjectExists, ObjectNotFound, StorageError
+from orchestrator.errors import BrokerError, InvalidInput, ObjectExists, ObjectNotFound, StorageError
 
 
 class MemoryStore:
@@ -17,6 +18,7 @@ class MemoryStore:
         self.objects: dict[str, bytes] = {}
         self.broken: str | None = None
         self.writes: list[str] = []
+        self.reads: list[str] = []
 
     def _touch(self, uri: str) -> None:
         if self.broken is not None and self.broken in uri:
@@ -26,7 +28,9 @@ class MemoryStore:
         self._touch(uri)
         if uri not in self.objects:
             raise ObjectNotFound(f"{uri} is not there")
-        assert len(self.objects[uri]) <= limit_bytes
+        if len(self.objects[uri]) > limit_bytes:
+            raise InvalidInput(f"{uri} is larger than {limit_bytes} bytes")
+        self.reads.append(uri)
         return self.objects[uri]
 
     def write(self, uri: str, data: bytes, *, content_type: str, cache_control: str, create_only: bool = False) -> None:
@@ -39,6 +43,12 @@ class MemoryStore:
     def exists(self, uri: str) -> bool:
         self._touch(uri)
         return uri in self.objects
+
+    def version(self, uri: str) -> str:
+        self._touch(uri)
+        if uri not in self.objects:
+            raise ObjectNotFound(f"{uri} is not there")
+        return hashlib.sha256(self.objects[uri]).hexdigest()
 
     def delete(self, uri: str) -> None:
         self._touch(uri)

@@ -179,6 +179,7 @@ def checkpoint(tokenizer_folder: Path) -> CheckpointInfo:
         max_size_px=1024,
         size_step_px=64,
         max_style_rank=0,
+        layers={},
         preview=Preview(matrix=((0.0,) * 3,) * 4, bias=(0.5,) * 3),
         tokenizer=read_tokenizer(tokenizer_folder),
     )

@@ -44,6 +44,7 @@ def small_checkpoint(**changes: object) -> CheckpointInfo:
         "max_size_px": 1024,
         "size_step_px": 64,
         "max_style_rank": 0,
+        "layers": {},
         "preview": Preview(
             matrix=((0.2, 0.0, 0.0), (0.0, 0.2, 0.0), (0.0, 0.0, 0.2), (0.0, 0.0, 0.0)), bias=(0.5,) * 3
         ),

@@ -25,6 +25,7 @@ from orchestrator.imaging.signing_key import development_key
 from orchestrator.orders import Order, add_arguments, job_from, orders_from
 from orchestrator.pipeline import Finished, Pipeline, PipelineStep
 from orchestrator.plan import Plan
+from orchestrator.styles import StyleShelf
 from orchestrator.terminal import ProgressBar
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,8 @@ SMALL = ["--size", "256x256", "--steps", "4"]
 @pytest.fixture(scope="module")
 def finishing(tmp_path_factory: pytest.TempPathFactory) -> Finishing:
     key = development_key(tmp_path_factory.mktemp("key") / "key", datetime.now(UTC))
-    return Finishing(checkpoint=small_checkpoint(), inputs=NoInputs(), signing_key=key)
+    styles = StyleShelf(NoInputs(), None)
+    return Finishing(checkpoint=small_checkpoint(), inputs=NoInputs(), styles=styles, signing_key=key)
 
 
 @pytest.fixture(autouse=True)

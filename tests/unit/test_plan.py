@@ -6,7 +6,7 @@ import pytest
 from small_checkpoint import small_checkpoint
 
 from orchestrator.diffusion.sampling import SAMPLERS
-from orchestrator.errors import InvalidInput, LoraIncompatible, RemarqueError, UnsupportedAspectRatio
+from orchestrator.errors import InvalidInput, RemarqueError, UnsupportedAspectRatio
 from orchestrator.job import Job, StyleRef
 from orchestrator.plan import Plan, make_plan
 
@@ -119,22 +119,17 @@ def test_a_schedule_that_a_sampler_does_not_know_is_refused_before_any_model_run
     assert "ddim" in refusal(sampler="ddim", sigmas="karras")
 
 
-def test_a_style_is_refused_where_the_unet_takes_none():
-    told = refusal(LoraIncompatible, styles=(StyleRef(path="gs://bucket/a.safetensors"),))
-    assert told == "style gs://bucket/a.safetensors cannot be applied; the UNet of small takes no style"
-
-
 @pytest.mark.parametrize("weight", [2.5, -2.5, math.nan])
 def test_a_style_weight_out_of_range_is_refused(weight: float):
     job = Job(generation_id=1, task_id="t", prompt="", styles=(StyleRef(path="a", weight=weight),))
     with pytest.raises(InvalidInput, match=rf"weight of style a is {weight}; -2.0 to 2.0 is served"):
-        make_plan(job, small_checkpoint(max_style_rank=16), lambda: 1)
+        make_plan(job, small_checkpoint(), lambda: 1)
 
 
-def test_a_style_that_can_be_applied_is_in_the_plan():
+def test_the_styles_of_a_job_are_in_its_plan():
     style = StyleRef(path="a", weight=0.5)
     job = Job(generation_id=1, task_id="t", prompt="", styles=(style,))
-    assert make_plan(job, small_checkpoint(max_style_rank=16), lambda: 1).styles == (style,)
+    assert make_plan(job, small_checkpoint(), lambda: 1).styles == (style,)
 
 
 def test_1024x1024_is_made_in_two_passes():

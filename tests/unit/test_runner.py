@@ -11,25 +11,31 @@ import numpy as np
 import pytest
 from fakes.memory import MemoryStore
 from PIL import Image
+from small_checkpoint import WIDTH, small_checkpoint
+from small_styles import LAYERS, kohya_style
 
 from orchestrator.attempt import Attempt, Control, derived_seed
+from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.errors import (
     Cancelled,
     DeadlineExceeded,
     Interrupted,
     InvalidInput,
+    LoraIncompatible,
+    LoraNotFound,
     ModelUnavailable,
     SignatureInvalid,
     SignatureNotFound,
     StorageError,
 )
 from orchestrator.imaging.signing_key import development_key
-from orchestrator.job import Event, Job, Progress, SignatureRef
+from orchestrator.job import Event, Job, Progress, SignatureRef, StyleRef
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.mock import MockPainter
 from orchestrator.pipeline import Finished, PipelineStep
 from orchestrator.plan import Plan
 from orchestrator.runner import Runner, RunnerSettings
+from orchestrator.styles import StyleShelf
 
 KEY = "orchestrator"
 
@@ -63,11 +69,13 @@ class Bench:
             signing_key=development_key(tmp_path_factory.getbasetemp() / "key", datetime.now(UTC)),
             mock=True,
         )
+        self.served: CheckpointInfo | None = None
         self.events: list[Event] = []
         self.control = Control(60.0)
 
     def run(self, attempt: Attempt, painter: object = None) -> Manifest:
-        runner = Runner(painter or MockPainter(0.0), self.ledger, self.store, self.settings)  # type: ignore[arg-type]
+        styles = StyleShelf(self.store, self.served)
+        runner = Runner(painter or MockPainter(0.0), self.ledger, self.store, styles, self.settings)  # type: ignore[arg-type]
         return runner.run(attempt, self.control, self.events.append)
 
     def picture(self, manifest: Manifest) -> np.ndarray:
@@ -222,6 +230,54 @@ def test_a_signature_that_cannot_be_had_fails_the_job_before_a_step_is_taken(
     with pytest.raises(error):
         bench.run(attempt(signature=SignatureRef(path="gs://b/sign.png")), painter)
     assert painter.taken == 0
+
+
+STYLE = StyleRef(path="gs://b/ink.safetensors", style_id=7, weight=0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "told"),
+    [
+        (None, LoraNotFound, "lora_path is gs://b/ink.safetensors; there is no such object"),
+        (b"PK\x03\x04" + bytes(60), LoraIncompatible, "a zip archive"),
+        (kohya_style()[:-1], LoraIncompatible, "cut short"),
+        (kohya_style(text_width=2 * WIDTH), LoraIncompatible, "reads text of width 12"),
+        (kohya_style(), LoraIncompatible, "the UNet of small takes no style"),
+    ],
+    ids=["missing", "pickled", "truncated", "another base model", "no style served"],
+)
+def test_a_style_that_cannot_be_had_fails_the_job_instead_of_being_dropped(
+    bench: Bench, content: bytes | None, error: type[Exception], told: str
+) -> None:
+    bench.served = small_checkpoint(layers=LAYERS)
+    if content is not None:
+        bench.store.objects[STYLE.path] = content
+    painter = Watched()
+    with pytest.raises(error, match=told):
+        bench.run(attempt(styles=(STYLE,)), painter)
+    assert painter.taken == 0
+    assert bench.ledger.find(8) is None
+
+
+def test_a_picture_says_which_styles_made_it(bench: Bench) -> None:
+    bench.store.objects[STYLE.path] = data = kohya_style()
+    bench.served = small_checkpoint(layers=LAYERS, max_style_rank=8)
+    manifest = bench.run(attempt(styles=(STYLE,)))
+    record = {"name": "style-7", "sha256": hashlib.sha256(data).hexdigest(), "weight": 0.5}
+    assert manifest.body["metadata"]["styles"] == [record]  # type: ignore[index]
+    picture = bench.store.objects[str(manifest.body["result_url"])]
+    assert f"style-7@{record['sha256'][:10]}".encode() in picture  # type: ignore[index]
+
+
+def test_a_mock_checks_the_file_of_a_style_and_asks_for_no_layers(bench: Bench) -> None:
+    bench.store.objects[STYLE.path] = kohya_style(text_width=768)
+    assert bench.run(attempt(styles=(STYLE,))).outcome == "complete"
+
+
+def test_a_mock_refuses_a_broken_style_like_any_other(bench: Bench) -> None:
+    bench.store.objects[STYLE.path] = b"pickle"
+    with pytest.raises(LoraIncompatible):
+        bench.run(attempt(styles=(STYLE,)))
 
 
 def test_without_a_stored_picture_there_is_no_outcome(bench: Bench) -> None:

@@ -1,0 +1,277 @@
+"""The styles that jobs name: fetched once, checked whole, kept while they are used."""
+
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.clients.weights import WeightsFile, read_weights
+from orchestrator.diffusion.lora import Lora, needs_config, read_lora
+from orchestrator.diffusion.lora_scales import PeftScaling, config_of, metadata_of
+from orchestrator.errors import InvalidInput, LoraIncompatible, LoraNotFound, ObjectNotFound, RemarqueError
+from orchestrator.imaging.provenance import StyleRecord
+from orchestrator.job import StyleRef
+from orchestrator.style_files import StyleFiles
+
+LIMIT_BYTES = 512 << 20
+CONFIG_LIMIT_BYTES = 1 << 20
+CONFIG_NAME = "adapter_config.json"
+# What trainers call the file inside the folder they leave.
+FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+# A path with one of these endings is a file; any other may be a folder.
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".pkl")
+AHEAD = 32
+LOG = logging.getLogger(__name__)
+
+
+class StyleSource(Protocol):
+    """The store as far as styles need it; only allowed prefixes are admitted."""
+
+    def read(self, uri: str, *, limit_bytes: int) -> bytes: ...
+
+    def version(self, uri: str) -> str:
+        """Another text whenever the object is another; ObjectNotFound where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShelfSettings:
+    """How much of the styles is kept, and how long a path is trusted to still lead to the same file."""
+
+    limit_bytes: int = LIMIT_BYTES
+    memory_bytes: int = 1 << 30
+    disk_bytes: int = 8 << 30
+    folder: Path | None = None
+    trusted_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Style:
+    """A style's weights, whole and checked. ``sha256`` of the weights file is its name everywhere.
+
+    ``lora`` is None where no network takes part: a mock checks the file and has no layers to match.
+    """
+
+    sha256: str
+    size_bytes: int
+    dtypes: tuple[str, ...]
+    lora: Lora | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AppliedStyle:
+    """One style of one job, with what the picture says about it."""
+
+    style: Style
+    weight: float
+    record: StyleRecord
+
+
+Count = Callable[[str, str, float], None]
+"""Hears the style's SHA-256, where it came from (``memory``, ``disk`` or ``store``) and the seconds that it took."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """Where a path led, and when that was last seen to be so."""
+
+    uri: str
+    version: str
+    key: tuple[str, str]
+    seen_s: float
+
+
+class StyleShelf:
+    """Every style this process uses; threads share one, and wait for each other's download instead of repeating it."""
+
+    def __init__(
+        self,
+        source: StyleSource,
+        served: CheckpointInfo | None,
+        settings: ShelfSettings | None = None,
+        count: Count | None = None,
+    ) -> None:
+        """``served`` is None where a mock stands in for the networks."""
+        self._source = source
+        self._served = served
+        self._settings = settings or ShelfSettings()
+        folder = self._settings.folder
+        self._files = None if folder is None else StyleFiles(folder, self._settings.disk_bytes)
+        self._count = count
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._styles: OrderedDict[tuple[str, str], Style] = OrderedDict()
+        self._underway: dict[str, Future[Style]] = {}
+        self._ahead = ThreadPoolExecutor(2, thread_name_prefix="styles")
+        self._waiting = threading.BoundedSemaphore(AHEAD)
+
+    def admit(self, refs: Sequence[StyleRef]) -> tuple[AppliedStyle, ...]:
+        """Every style of a job, or a refusal of all.
+
+        Raises:
+            LoraNotFound: no file lies where a path leads.
+            LoraIncompatible: a file is broken, or made for other networks than those served.
+        """
+        applied = tuple(
+            AppliedStyle(style=style, weight=ref.weight, record=_record(ref, style))
+            for ref, style in ((ref, self.get(ref.path)) for ref in refs)
+        )
+        if refs and self._served is not None and self._served.max_style_rank == 0:
+            raise LoraIncompatible(
+                f"style {refs[0].path} cannot be applied; the UNet of {self._served.name} takes no style"
+            )
+        return applied
+
+    def get(self, path: str) -> Style:
+        """The style at ``path``, from memory, disk or the store; raises as :meth:`admit`."""
+        with self._lock:
+            underway = self._underway.get(path)
+            if underway is None:
+                ours = self._underway[path] = Future()
+        if underway is not None:
+            return underway.result()
+        try:
+            style = self._style(path)
+        except BaseException as error:
+            ours.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._underway[path]
+        ours.set_result(style)
+        return style
+
+    def prefetch(self, refs: Sequence[StyleRef]) -> None:
+        """Fetch in the background what a waiting job will need; whatever goes wrong, the job itself will hear."""
+        for ref in refs:
+            if self._waiting.acquire(blocking=False):
+                self._ahead.submit(self._get_ahead, ref.path)
+
+    def close(self) -> None:
+        """End the background; downloads that have not begun are forgotten."""
+        self._ahead.shutdown(wait=True, cancel_futures=True)
+
+    def _get_ahead(self, path: str) -> None:
+        try:
+            self.get(path)
+        except RemarqueError as error:
+            LOG.info("style %s could not be fetched ahead: %s", path, error)
+        finally:
+            self._waiting.release()
+
+    def _style(self, path: str) -> Style:
+        begun_s = time.monotonic()
+        try:
+            style, origin = self._in_memory(path), "memory"
+            if style is None:
+                style, origin = self._fetched(path)
+        except LoraIncompatible as error:
+            raise LoraIncompatible(f"style {path} cannot be applied: {error}") from error
+        except InvalidInput as error:
+            raise LoraIncompatible(str(error)) from error
+        if self._count is not None:
+            self._count(style.sha256, origin, time.monotonic() - begun_s)
+        return style
+
+    def _in_memory(self, path: str) -> Style | None:
+        """The style, if it is kept and the store still has the same file under that path."""
+        with self._lock:
+            known = self._known.get(path)
+            style = None if known is None else self._styles.get(known.key)
+        if known is None or style is None:
+            return None
+        if time.monotonic() - known.seen_s > self._settings.trusted_s:
+            uri, version = self._locate(path)
+            config = self._config(uri) if known.key[1] else b""
+            if (uri, version, _digest(config)) != (known.uri, known.version, known.key[1]):
+                return None
+            known.seen_s = time.monotonic()
+        with self._lock:
+            if known.key in self._styles:
+                self._styles.move_to_end(known.key)
+        return style
+
+    def _fetched(self, path: str) -> tuple[Style, str]:
+        uri, version = self._locate(path)
+        data = None if self._files is None else self._files.find(uri, version)
+        origin = "store" if data is None else "disk"
+        if data is None:
+            data = self._source.read(uri, limit_bytes=self._settings.limit_bytes)
+        weights = read_weights(data)
+        if self._files is not None and origin == "store":
+            self._files.keep(uri, version, data)
+        config = self._config(uri) if needs_config(weights.tensors) else b""
+        style = self._read(weights, config)
+        known = _Known(uri, version, (weights.sha256, _digest(config)), time.monotonic())
+        self._keep(path, known, style)
+        return style, origin
+
+    def _locate(self, path: str) -> tuple[str, str]:
+        """Which file the path means, and its version."""
+        for uri in _files_at(path):
+            try:
+                return uri, self._source.version(uri)
+            except ObjectNotFound:
+                continue
+        raise LoraNotFound(f"lora_path is {path}; there is no such object")
+
+    def _config(self, uri: str) -> bytes:
+        beside = uri[: uri.rfind("/") + 1] + CONFIG_NAME
+        try:
+            return self._source.read(beside, limit_bytes=CONFIG_LIMIT_BYTES)
+        except ObjectNotFound:
+            raise LoraIncompatible(
+                f"{beside} is missing; it says how strongly weights in the form of peft count"
+            ) from None
+
+    def _read(self, weights: WeightsFile, config: bytes) -> Style:
+        scalings = scalings_of(weights, config)
+        lora = None if self._served is None else read_lora(weights.tensors, scalings, self._served)
+        return Style(sha256=weights.sha256, size_bytes=weights.size_bytes, dtypes=weights.dtypes, lora=lora)
+
+    def _keep(self, path: str, known: _Known, style: Style) -> None:
+        """Keep the style as the latest used, and forget the longest unused until everything fits."""
+        with self._lock:
+            self._known[path] = known
+            self._known.move_to_end(path)
+            self._styles[known.key] = style
+            self._styles.move_to_end(known.key)
+            while len(self._styles) > 1 and sum(s.size_bytes for s in self._styles.values()) > (
+                self._settings.memory_bytes
+            ):
+                self._styles.popitem(last=False)
+            while len(self._known) > 10 * len(self._styles) + AHEAD:
+                self._known.popitem(last=False)
+
+
+def scalings_of(weights: WeightsFile, config: bytes) -> dict[str, PeftScaling]:
+    """How strongly the file's factors count, by network: after ``adapter_config.json`` (empty where there is none),
+    or after the metadata that newer diffusers write; an empty answer leaves it to the alphas beside the tensors.
+    """
+    if config:
+        return dict.fromkeys(("unet", "text_encoder"), config_of(config))
+    return metadata_of(weights.metadata)
+
+
+def _files_at(path: str) -> tuple[str, ...]:
+    """The files that a path may mean, likeliest first: itself, or what trainers leave in a folder."""
+    if PurePosixPath(path).suffix.lower() in FILE_ENDINGS and not path.endswith("/"):
+        return (path,)
+    inside = tuple(f"{path.rstrip('/')}/{name}" for name in FILE_NAMES)
+    return inside if path.endswith("/") else (*inside, path)
+
+
+def _record(ref: StyleRef, style: Style) -> StyleRecord:
+    name = PurePosixPath(ref.path).stem if ref.style_id is None else f"style-{ref.style_id}"
+    return StyleRecord(name=name, sha256=style.sha256, weight=ref.weight)
+
+
+def _digest(config: bytes) -> str:
+    return hashlib.sha256(config).hexdigest() if config else ""
