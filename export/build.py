@@ -75,7 +75,7 @@ def build(request: Request, stream: TextIO) -> None:
             _describe(request, folder)
         publish(models, request.out)
     stream.write(f"{request.out}: {request.name}, {request.serving.runtime}, {size_bytes / 1e6:.0f} MB of weights\n")
-    if find_spec("torch") is None:
+    if not _has_torch():
         stream.write("torch is not installed, so the graphs were not compared with it\n")
 
 
@@ -121,7 +121,7 @@ def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, pro
 def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress) -> None:
     precision = specs.precision_of(graph, request.precision)
     with progress.stage(f"{graph.name}: compare", _cost_s("compare", request.weights_bytes(graph))) as stage:
-        if find_spec("torch") is None:
+        if not _has_torch():
             stage.result = "left out: torch is not installed"
             return
         from export import verify
@@ -148,13 +148,17 @@ def _describe(request: Request, folder: Path) -> None:
     (models / description.DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def _has_torch() -> bool:
+    return all(find_spec(name) is not None for name in ("torch", "diffusers", "transformers", "onnxscript"))
+
+
 def _prepared(request: Request, graph: specs.Graph) -> onnx.ModelProto | None:
     return request.cache.find(graph, request.checkpoint, specs.precision_of(graph, request.precision))
 
 
 def _check_tools(request: Request, traced: Sequence[str]) -> None:
     """Says what is missing before anything is built rather than in the middle."""
-    if traced and any(find_spec(name) is None for name in ("torch", "diffusers", "transformers", "onnxscript")):
+    if traced and not _has_torch():
         raise ExportError(
             f"no prepared graph fits {', '.join(traced)} of {request.name}, and tracing needs torch: "
             "pip install 'remarque[export]'"
@@ -162,7 +166,7 @@ def _check_tools(request: Request, traced: Sequence[str]) -> None:
     if request.has_engines:
         from export import to_tensorrt
 
-        to_tensorrt.check_available(request.serving.runtime)
+        to_tensorrt.check_available(request.serving.runtime, request.compute_capabilities)
 
 
 def _work(request: Request, traced: Mapping[str, bool]) -> float:

@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExportError as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"build_engines: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return ExportError.exit_code
     except KeyboardInterrupt:
         print(f"\nbuild_engines: interrupted; {options.out} is as it was", file=sys.stderr)
         return 130
@@ -54,26 +57,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    runtime = Runtime(options.runtime)
-    device = Device(options.device) if runtime is Runtime.ONNX else Device.GPU
-    asked = Precision.FP32 if device is Device.CPU else Precision.FP16
-    precision = asked if options.precision is None else Precision(options.precision)
-    if device is Device.CPU and precision is not Precision.FP32:
-        raise ExportError(
-            f"--precision {precision} is for a GPU; graphs for a CPU are fp32, "
-            "and --local-runtime openvino-bf16 computes them in bf16"
-        )
+    serving, precision = _serving(options)
     checkpoint = open_checkpoint(options.checkpoint)
     return Request(
         checkpoint=checkpoint,
         name=options.name or checkpoint.name,
         out=options.out,
-        serving=Serving(runtime, device, options.local_runtime, options.threads),
+        serving=serving,
         precision=precision,
         cache=GraphCache((options.graphs,) if options.graphs else (SHIPPED, user_folder())),
         retrace=options.retrace,
         compute_capabilities=tuple(options.sm),
     )
+
+
+def _serving(options: argparse.Namespace) -> tuple[Serving, Precision]:
+    """Resolves what was left open and refuses options that would have no effect."""
+    runtime = Runtime(options.runtime)
+    usual = Device.CPU if runtime is Runtime.ONNX else Device.GPU
+    device = usual if options.device is None else Device(options.device)
+    usual_precision = Precision.FP32 if device is Device.CPU else Precision.FP16
+    precision = usual_precision if options.precision is None else Precision(options.precision)
+    if runtime is not Runtime.ONNX and device is Device.CPU:
+        raise ExportError(f"--device is cpu; {runtime} engines run on a GPU")
+    if options.sm and runtime is not Runtime.TENSORRT_RTX:
+        raise ExportError(f"--sm is for tensorrt-rtx; {runtime} builds for the machine it runs on")
+    if device is Device.CPU and precision is not Precision.FP32:
+        raise ExportError(
+            f"--precision is {precision}; graphs for a CPU are fp32, and --local-runtime openvino-bf16 computes in bf16"
+        )
+    if device is Device.GPU and (options.local_runtime or options.threads):
+        raise ExportError("--local-runtime and --threads are for a CPU; on a GPU Triton's own backends run the graphs")
+    return Serving(runtime, device, options.local_runtime or LOCAL_RUNTIMES[0], options.threads), precision
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,8 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--local-runtime",
         choices=LOCAL_RUNTIMES,
-        default="auto",
-        help="on a CPU; auto is OpenVINO in the fastest precision this CPU computes in",
+        help="on a CPU; auto, the default, is OpenVINO in the fastest precision this CPU computes in",
     )
     add("--threads", type=int, default=0, metavar="N", help="of each model on a CPU (default: every core)")
     add(

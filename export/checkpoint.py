@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,8 @@ CLASSES: Final[Mapping[str, str]] = {
 COMPONENTS: Final = tuple(CLASSES)
 _FILES: Final = ("diffusion_pytorch_model", "model")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""A checkpoint may carry its name as ``_name_or_path``; one that was a path says nothing to others."""
 # Inputs beyond (sample, timestep, text): a checkpoint that sets one of these is another kind of network.
 _UNSERVED_UNET_KEYS: Final = ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "time_cond_proj_dim")
 _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
@@ -84,17 +86,18 @@ def open_checkpoint(path_or_id: str) -> Checkpoint:
             f"{path} is a file; a diffusers folder is served (convert it with diffusers' from_single_file)"
         )
     if path.is_dir():
-        return _read_folder(path.resolve(), path.resolve().name)
+        return _read_folder(path.resolve())
     if _HUB_ID.fullmatch(path_or_id):
-        return _read_folder(_download(path_or_id), path_or_id)
+        return replace(_read_folder(_download(path_or_id)), name=path_or_id)
     raise ExportError(f"{path_or_id} is neither a folder nor a hub id of the form owner/name")
 
 
-def _read_folder(folder: Path, name: str) -> Checkpoint:
+def _read_folder(folder: Path) -> Checkpoint:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ExportError(f"{folder} is not a diffusers checkpoint: it has no model_index.json")
-    pipeline = _read_json(index).get("_class_name")
+    said = _read_json(index)
+    pipeline = said.get("_class_name")
     if pipeline not in PIPELINES:
         raise ExportError(f"{folder} is a {pipeline}; {' and '.join(PIPELINES)} are served")
     configs = {
@@ -104,7 +107,8 @@ def _read_folder(folder: Path, name: str) -> Checkpoint:
     _check_classes(folder, configs)
     for component in COMPONENTS:
         _weight_files(folder / component)
-    return Checkpoint(folder, name, configs)
+    name = said.get("_name_or_path", "")
+    return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs)
 
 
 def _check_classes(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:

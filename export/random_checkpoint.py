@@ -35,6 +35,10 @@ SHAPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             "num_hidden_layers": 12,
             "num_attention_heads": 12,
             "vocab_size": 49408,
+            # As published; the pooled output then reads the largest id, which is the end of the text.
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 1,
         },
         "unet": {
             "sample_size": 64,
@@ -82,8 +86,9 @@ def write(folder: Path, shape: str, seed: int = 0) -> None:
     configs = SHAPES[shape]
     torch.manual_seed(seed)
     vocabulary = _vocabulary(configs["text_encoder"]["vocab_size"])
-    ends = {"bos_token_id": vocabulary["<|startoftext|>"], "eos_token_id": vocabulary["<|endoftext|>"]}
-    text_config = CLIPTextConfig(**configs["text_encoder"], **ends, pad_token_id=ends["eos_token_id"])
+    first, last = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
+    ends = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": last}
+    text_config = CLIPTextConfig(**{**ends, **configs["text_encoder"]})
     blocks = len(configs["vae"]["block_out_channels"])
     vae_blocks = {
         "down_block_types": ("DownEncoderBlock2D",) * blocks,

@@ -24,6 +24,8 @@ def check_space(place: Path, needed_bytes: int) -> None:
 def staging(out: Path) -> Iterator[Path]:
     """An empty folder beside ``out`` that is gone afterwards; what killed builds left there goes first."""
     out = out.absolute()
+    if out.exists() and not (out.is_dir() and os.access(out, os.W_OK)):
+        raise ExportError(f"{out} is not a folder that can be written to")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for left in out.parent.glob(f".{out.name}.building-*"):

@@ -22,16 +22,21 @@ _LIBRARIES: Final = {
 
 @dataclass(frozen=True)
 class Order:
-    """One engine: which graph, by which library, for which GPUs (86 is an A10, 89 an L4; none means this machine's)."""
+    """One engine: which graph, by which library, for which GPUs (86 is an A10, 89 an L4; none means this machine's).
+
+    TensorRT knows its own machine's GPU only.
+    """
 
     graph: specs.Graph
     runtime: specs.Runtime
     compute_capabilities: Sequence[int] = ()
 
 
-def check_available(runtime: specs.Runtime) -> None:
-    """Refuses a runtime whose library is not installed."""
-    _library(runtime)
+def check_available(runtime: specs.Runtime, compute_capabilities: Sequence[int] = ()) -> None:
+    """Refuses a runtime whose library is not installed, and GPUs that it does not know."""
+    trt = _library(runtime)
+    for number in compute_capabilities:
+        _capability(trt, number)
 
 
 def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str], None] = lambda text: None) -> int:
@@ -82,15 +87,17 @@ def _add_profile(builder: Any, config: Any, profile: specs.Profile) -> None:
 def _choose_gpus(trt: ModuleType, config: Any, order: Order) -> None:
     if not order.compute_capabilities:
         return
-    if order.runtime is specs.Runtime.TENSORRT:
-        raise ExportError("--sm is for --runtime tensorrt-rtx; TensorRT builds for the GPU of the machine it runs on")
-    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     config.num_compute_capabilities = len(order.compute_capabilities)
     for index, number in enumerate(order.compute_capabilities):
-        if f"SM{number}" not in known:
-            served = ", ".join(name.removeprefix("SM") for name in known)
-            raise ExportError(f"--sm is {number}; {trt.__name__} {trt.__version__} builds for {served}")
-        config.set_compute_capability(known[f"SM{number}"], index)
+        config.set_compute_capability(_capability(trt, number), index)
+
+
+def _capability(trt: ModuleType, number: int) -> Any:
+    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    if f"SM{number}" not in known:
+        served = ", ".join(name.removeprefix("SM") for name in known)
+        raise ExportError(f"--sm is {number}; {trt.__name__} {trt.__version__} builds for {served}")
+    return known[f"SM{number}"]
 
 
 def _make_log(trt: ModuleType) -> Any:

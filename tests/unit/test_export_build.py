@@ -1,5 +1,6 @@
 """A build from the outside: what it leaves on disk, what it says, how it ends."""
 
+import errno
 import io
 import os
 import shutil
@@ -81,6 +82,36 @@ def test_half_precision_on_a_cpu_is_refused_with_what_to_use_instead(
     assert "--local-runtime openvino-bf16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--runtime", "onnx", "--sm", "86"], "--sm is for tensorrt-rtx"),
+        (["--runtime", "tensorrt-rtx", "--device", "cpu"], "tensorrt-rtx engines run on a GPU"),
+        (["--runtime", "tensorrt-rtx", "--threads", "2"], "--local-runtime and --threads are for a CPU"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(
+    checkpoint: Path, tmp_path: Path, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "models"), *options])
+
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_disk_that_fills_up_while_building_ends_with_a_sentence(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx.data")
+
+    monkeypatch.setattr(build_module, "_build_model", full)
+
+    assert main(arguments(checkpoint, tmp_path / "models")) == 2
+    assert "model.onnx.data: No space left on device" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_interrupted_build_leaves_what_was_there_and_nothing_else(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,8 +184,12 @@ def test_leftovers_of_a_killed_build_are_removed_by_the_next(tmp_path: Path) -> 
 def test_place_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ExportError, match="cannot be written to"), staging(tmp_path / "file" / "models"):
-        pass
+    for place, sentence in (
+        ("file/models", "cannot be written to"),
+        ("file", "is not a folder that can be written to"),
+    ):
+        with pytest.raises(ExportError, match=sentence), staging(tmp_path / place):
+            pass
 
 
 def test_progress_prints_a_line_per_stage_and_estimates_the_rest() -> None:

@@ -33,6 +33,16 @@ def test_diffusers_folder_is_read_with_its_architecture(folder: Path) -> None:
     np.testing.assert_array_equal(checkpoint.weights("unet")["conv_in.weight"], TENSORS["unet"]["conv_in.weight"])
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("remarque-demo", "remarque-demo"), ("owner/model", "owner/model"), ("/home/someone/model", "checkpoint")],
+)
+def test_checkpoint_is_called_what_its_index_says_unless_that_is_a_path(folder: Path, said: str, name: str) -> None:
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", "_name_or_path": said})
+
+    assert open_checkpoint(str(folder)).name == name
+
+
 def test_path_that_is_neither_folder_nor_hub_id_is_refused() -> None:
     with pytest.raises(ExportError, match="is neither a folder nor a hub id"):
         open_checkpoint("/nowhere/at/all")
