@@ -33,7 +33,7 @@ PACKAGES = (
     *(f"erlang-{part}" for part in ("base", "asn1", "crypto", "eldap", "inets", "mnesia", "os-mon", "parsetools")),
     *(f"erlang-{part}" for part in ("public-key", "runtime-tools", "ssl", "syntax-tools", "tools", "xmerl")),
 )
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0  # 4 s of CPU time, which a busy machine may stretch twentyfold
 STOP_TIMEOUT_S = 15.0
 REMEDY = "install rabbitmq-server (it need not run) or set RABBITMQ_URL to a broker you have"
 # Below the kernel's range for outgoing connections (32768-60999), which would take a port between two of our starts.

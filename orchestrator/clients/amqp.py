@@ -206,10 +206,12 @@ class Link:
                 on_open_error_callback=self._on_end,
                 on_close_callback=self._on_end,
             )
-        connection.ioloop.start()
-        with self._lock:
-            opened_at, self._opened_at, self._connection = self._opened_at, None, None
-        connection.ioloop.close()
+        try:
+            connection.ioloop.start()
+        finally:  # also when a callback raised and ends this thread: posting then fails instead of vanishing
+            with self._lock:
+                opened_at, self._opened_at, self._connection = self._opened_at, None, None
+            connection.ioloop.close()
         return 0.0 if opened_at is None else time.monotonic() - opened_at
 
     def _on_open(self, connection: Any) -> None:

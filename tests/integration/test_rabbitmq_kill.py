@@ -117,6 +117,8 @@ def test_cluster_replicates_every_queue_by_its_own_settings_alone(
     types = {line.split("\t")[0]: line.split("\t")[1:] for line in told}
     assert {kind for kind, _ in types.values()} == {"quorum"}
     assert types[queues.delayed(queues.work, DELAY_S)[0]][1] == "retry"
+    broker.close()
+    killable_rabbitmq.ctl("delete_vhost", "cluster")
 
 
 def _is_ready(broker: Broker) -> bool:
