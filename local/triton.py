@@ -25,12 +25,11 @@ from types import TracebackType
 from typing import Self
 
 from local.environment import prepare
-from local.triton_log import means_taken_port, reason_and_remedy
+from local.triton_log import means_overload, means_taken_port, reason_and_remedy
 from orchestrator.errors import ServiceError
 
 HOST = "127.0.0.1"
 START_ATTEMPTS = 3
-"""A port found free may be taken before the server binds it; other free ports are then tried."""
 LOG_KEPT_BYTES = 8 << 20
 SHM_BYTES = 64 << 20
 """Shared memory that each python model starts with; it grows as needed."""
@@ -120,10 +119,10 @@ class LocalTriton:
                 self._wait_until_ready(beginning)
                 self._prove_round_trip()
                 return
-            except _PortTaken as taken:
+            except _WorthAnotherTry as error:
                 self.stop()
-                if self._wanted != Ports() or attempt == START_ATTEMPTS - 1:
-                    raise ServiceError(str(taken)) from taken
+                if attempt == START_ATTEMPTS - 1:
+                    raise ServiceError(str(error)) from error
             except BaseException:
                 self.stop()
                 raise
@@ -225,9 +224,10 @@ class LocalTriton:
             handle.seek(beginning)
             said = handle.read().decode(errors="replace")
         if means_taken_port(said):
-            return _PortTaken(_taken(self._ports))
+            return _WorthAnotherTry(_taken(self._ports))
         if reason := reason_and_remedy(said):
-            return ServiceError(f"Triton cannot start: {reason} (log: {self.log})")
+            kind = _WorthAnotherTry if means_overload(said) else ServiceError
+            return kind(f"Triton cannot start: {reason} (log: {self.log})")
         status = self._keeper.poll() if self._keeper else None
         return ServiceError(f"Triton ended with status {status} before it was ready; the reason is in {self.log}")
 
@@ -254,8 +254,8 @@ class LocalTriton:
             connection.close()
 
 
-class _PortTaken(ServiceError):
-    """Somebody else listens where the server was told to."""
+class _WorthAnotherTry(ServiceError):
+    """A port was taken since it was found free, or the machine was too busy: the same start may succeed."""
 
 
 def _taken(ports: Ports) -> str:

@@ -28,6 +28,11 @@ _REMEDIES = (
 _ADDRESS_TAKEN = re.compile(r"already in use|Socket .* in use", re.IGNORECASE)
 
 
+def means_overload(said: str) -> bool:
+    """Whether the python backend aborted after 10 s at a lock, as it does on a machine too busy to start its stubs."""
+    return "lock_exception" in said
+
+
 def means_taken_port(said: str) -> bool:
     """Whether the server ended because somebody else listens on one of its ports."""
     return _ADDRESS_TAKEN.search(said) is not None

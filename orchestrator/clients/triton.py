@@ -20,7 +20,8 @@ from orchestrator.errors import (
 
 MODELS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 READY_WITHIN_S = 2.0
-UNLOADED_WITHIN_S = 10.0
+UNLOADED_WITHIN_S = 60.0
+DEAD_UNLOADS_WITHIN_S = 1.0
 
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate")
 _DEAD_STUB = ("stub process", "not healthy")
@@ -98,8 +99,7 @@ class TritonModels:
                 raise _translated(model, refusal) from refusal
         with loads.lock:
             if loads.count == seen:  # nobody revived it while this thread waited
-                self.unload(model)
-                self.load(model)
+                self._revive(model)
         try:
             return self._infer(model, inputs, outputs)
         except Refusal as refusal:
@@ -120,13 +120,10 @@ class TritonModels:
         self._loads_of(model).count += 1
 
     def unload(self, model: str) -> None:
-        """Unload a model; returns when its memory is free, so that a load that follows is a new one."""
+        """Unload a model; returns when its memory is free."""
         self._control(model, "unload")
-        end = time.monotonic() + UNLOADED_WITHIN_S
-        while self._state(model) == "UNLOADING":
-            if time.monotonic() > end:
-                raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
-            time.sleep(0.02)
+        if not self._gone(model, UNLOADED_WITHIN_S):
+            raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
 
     def close(self) -> None:
         """Close the connections; no call may follow."""
@@ -163,10 +160,20 @@ class TritonModels:
         except Refusal as refusal:
             raise ModelUnavailable(f"Triton did not {action} {model}: {refusal}") from refusal
 
-    def _state(self, model: str) -> str:
-        entries: Any = self._server.ask("POST", "/v2/repository/index", {})
-        states = [str(entry.get("state", "")) for entry in entries if entry["name"] == model]
-        return "UNLOADING" if "UNLOADING" in states else next(iter(states), "")
+    def _revive(self, model: str) -> None:
+        """Load a model whose process died. Triton says for ever that it unloads, yet loads a new one beside it."""
+        self._control(model, "unload")
+        self._gone(model, DEAD_UNLOADS_WITHIN_S)
+        self.load(model)
+
+    def _gone(self, model: str, within_s: float) -> bool:
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            entries: Any = self._server.ask("POST", "/v2/repository/index", {})
+            if not any(entry["name"] == model and entry.get("state") == "UNLOADING" for entry in entries):
+                return True
+            time.sleep(0.02)
+        return False
 
     def _is_ready(self, model: str) -> bool:
         try:
