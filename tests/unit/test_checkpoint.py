@@ -1,0 +1,60 @@
+"""What the orchestrator reads of a built model repository."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_checkpoint import small_tokenizer, write_repository
+
+from orchestrator.checkpoint import read_checkpoint
+from orchestrator.errors import ConfigError
+
+
+def changed(folder: Path, **changes: object) -> Path:
+    """A repository whose remarque.json says something else; None takes a field away."""
+    path = write_repository(folder) / "remarque.json"
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+    return folder
+
+
+def test_a_built_repository_is_read(tmp_path: Path):
+    checkpoint = read_checkpoint(write_repository(tmp_path))
+    assert (checkpoint.name, checkpoint.family, checkpoint.native_size_px) == ("small", "sd1", 512)
+    assert (checkpoint.min_size_px, checkpoint.max_size_px, checkpoint.size_step_px) == (256, 1024, 64)
+    assert checkpoint.tokenizer == small_tokenizer()
+    assert checkpoint.preview.matrix[0] == pytest.approx((0.2, 0.0, 0.0))
+
+
+def test_what_newer_builds_state_overrules_the_family(tmp_path: Path):
+    checkpoint = read_checkpoint(changed(tmp_path, size_step_px=32, max_chunks=2, max_style_rank=16))
+    assert (checkpoint.size_step_px, checkpoint.max_chunks, checkpoint.max_style_rank) == (32, 2, 16)
+
+
+def test_a_folder_that_was_never_built_says_what_builds_it(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no remarque.json can be read; `make triton` builds"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path):
+    (write_repository(tmp_path) / "remarque.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": 2}, "format 2, where format 1 is read"),
+        ({"family": "sdxl"}, "family sdxl, where sd1 is served"),
+        ({"weights_sha256": None}, "weights_sha256"),
+        ({"latent_channels": "4"}, "latent_channels '4'"),
+        ({"models": []}, "models"),
+        ({"preview": {"matrix": [[1, 2, 3]], "bias": [0, 0, 0]}}, r"preview with a matrix \(1, 3\)"),
+        ({"preview": None}, "preview"),
+        ({"scheduler": {"beta_schedule": "squaredcos_cap_v2"}}, "squaredcos_cap_v2"),
+    ],
+)
+def test_a_repository_of_another_version_or_family_is_refused(tmp_path: Path, changes: dict[str, object], told: str):
+    with pytest.raises(ConfigError, match=told):
+        read_checkpoint(changed(tmp_path, **changes))
