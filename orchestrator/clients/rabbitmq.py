@@ -98,6 +98,8 @@ class Broker:
     def browse(self, queue: str) -> Iterator["Browser"]:
         """Look through ``queue``; whatever is not removed is back in its old order at the end."""
         with blocking_channel(self._endpoint) as channel:
+            # A queue that no worker has made yet is an empty one.
+            channel.queue_declare(queue, durable=True, arguments=self.queues.arguments(queue))
             yield Browser(channel, queue)
 
 

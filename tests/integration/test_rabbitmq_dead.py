@@ -48,6 +48,13 @@ def test_list_shows_reasons_and_leaves_everything_in_its_order(
     assert "no room for 2" in first
 
 
+def test_broker_that_no_worker_used_yet_has_no_dead_messages(
+    rabbitmq: RunningBroker, queues: Queues, open_broker: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dead.run(arguments("list"), open_broker(rabbitmq.url, queues)) == 0
+    assert capsys.readouterr().out == f"0 in {queues.dead}\n"
+
+
 def test_show_finds_a_message_by_its_generation(
     graveyard: Callable[[], Broker], capsys: pytest.CaptureFixture[str]
 ) -> None:
