@@ -15,20 +15,6 @@ from export.errors import ExportError
 FORMAT: Final = 1
 DESCRIPTION_FILE: Final = "remarque.json"
 # What diffusers' schedulers assume where their config is silent; the class decides.
-_SPACING: Final[Mapping[str, str]] = {
-    "DDIMScheduler": "leading",
-    "DDPMScheduler": "leading",
-    "LCMScheduler": "leading",
-    "PNDMScheduler": "leading",
-}
-_SCHEDULER_DEFAULTS: Final[Mapping[str, Any]] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "steps_offset": 0,
-}
 _PREVIEW_LATENTS: Final = (8, 4, 16, 16)
 _PREVIEW_SEED: Final = 7
 
@@ -96,9 +82,8 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("trained_betas") is not None:
         raise ExportError("the scheduler config lists trained_betas; a beta_schedule by name is served")
-    spacing = _SPACING.get(str(config.get("_class_name")), "linspace")
-    kept = {key: config.get(key, default) for key, default in _SCHEDULER_DEFAULTS.items()}
-    return {**kept, "timestep_spacing": config.get("timestep_spacing", spacing)}
+    # Only what the file says: where it is silent, each sampler has its own default, as in diffusers' from_config.
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _smooth_latents(shape: tuple[int, int, int, int]) -> NDArray[np.float32]:

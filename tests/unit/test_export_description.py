@@ -60,24 +60,11 @@ def test_description_holds_the_sizes_the_networks_serve(folder: Path) -> None:
     assert (content["latent_channels"], content["cross_attention_dim"], content["max_tokens"]) == (4, 32, 77)
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"_class_name": "PNDMScheduler"}, "leading"),
-        ({"_class_name": "DPMSolverMultistepScheduler"}, "linspace"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing"}, "trailing"),
-    ],
-)
-def test_silent_scheduler_configs_mean_what_diffusers_takes_them_for(
-    folder: Path, config: dict[str, Any], expected: str
-) -> None:
-    write_json(folder / "scheduler" / "scheduler_config.json", config)
+def test_scheduler_config_is_told_whole_and_nothing_is_added(folder: Path) -> None:
+    config = {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1, "beta_schedule": "scaled_linear"}
+    write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "PNDMScheduler", **config})
 
-    scheduler = description(folder)["scheduler"]
-
-    assert scheduler["timestep_spacing"] == expected
-    assert scheduler["prediction_type"] == "epsilon"
-    assert scheduler["num_train_timesteps"] == 1000
+    assert description(folder)["scheduler"] == config
 
 
 def test_betas_listed_one_by_one_are_refused(folder: Path) -> None:
