@@ -141,7 +141,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             http_host=host,
             http_port=port,
             grace_s=read.one("GRACE_SECONDS", "25", _seconds),
-            job_timeout_s=read.one("JOB_TIMEOUT_SECONDS", "1800", _seconds),
+            job_timeout_s=read.one("JOB_TIMEOUT_SECONDS", "1200", _seconds),
             checkpoint_every_s=read.one("CHECKPOINT_EVERY_SECONDS", "10", _seconds),
             log_level=read.one("LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR")),
         ),
