@@ -37,7 +37,7 @@ class Generation:
         self._bar = ProgressBar(sys.stderr, total_steps, sum(_cost(order.plan) for order in orders))
 
     def run(self) -> int:
-        """0 when every picture is written, 130 where Ctrl-C came first; what was kept is said either way.
+        """0 when every picture is written, 130 where Ctrl-C came first; what was kept is said.
 
         Raises:
             RemarqueError: a picture failed; the others were stopped within a step.
@@ -47,14 +47,12 @@ class Generation:
             made = [pool.submit(self._make, order, materials) for order in self._orders]
             try:
                 said = [future.result() for future in as_completed(made)]
-            except KeyboardInterrupt:
+            except BaseException as error:
                 self._stop(pool)
                 self._bar.end()
                 sys.stderr.write(f"stopped at step {self._bar.done}; {self._keepsakes()}\n")
-                return INTERRUPTED
-            except BaseException:
-                self._stop(pool)
-                self._bar.end()
+                if isinstance(error, KeyboardInterrupt):
+                    return INTERRUPTED
                 raise
         self._bar.end()
         sys.stdout.write("".join(f"{line}\n" for line in sorted(said)))

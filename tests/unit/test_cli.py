@@ -212,7 +212,7 @@ def test_ctrl_c_before_anything_says_that_nothing_was_kept(finishing: Finishing,
     assert "no picture was finished and nothing was kept" in capsys.readouterr().err
 
 
-def test_a_picture_that_fails_stops_the_others(finishing: Finishing):
+def test_a_picture_that_fails_stops_the_others_and_says_so(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
     def fail(step: PipelineStep) -> None:
         if step.index == 1:
             raise ModelUnavailable("unet is gone")
@@ -220,6 +220,7 @@ def test_a_picture_that_fails_stops_the_others(finishing: Finishing):
     with pytest.raises(ModelUnavailable, match="unet is gone"):
         Generation(ordered("a boat", "--count", "6", *SMALL), Watched(fail), finishing).run()
     assert list(Path().glob("*.png")) == []
+    assert "no picture was finished and nothing was kept" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_named(finishing: Finishing):
