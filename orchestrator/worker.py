@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -106,8 +105,6 @@ class Worker:
         self._tickets: dict[int, Ticket] = {}
         self._running: set[Ticket] = set()
         self._lock = threading.Lock()
-        self._errands = ThreadPoolExecutor(2, thread_name_prefix="errand")
-        self._jobs = ThreadPoolExecutor(settings.max_concurrent, thread_name_prefix="job")
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -135,7 +132,7 @@ class Worker:
             message = message_from_bytes(delivery.body)
             request = request_from_message(message)
         except InvalidInput as error:
-            self._errands.submit(self._refuse, delivery, message, error)
+            _in_background(self._refuse, delivery, message, error)
             return
         if isinstance(request, Cancel):
             self._cancel(delivery, request)
@@ -155,7 +152,7 @@ class Worker:
                 known.deliveries.append(delivery)
                 return
         error = InvalidInput(f"generation_id {attempt.job.generation_id} is running with other parameters")
-        self._errands.submit(self._conclusion.rejected, [delivery], error)
+        _in_background(self._conclusion.rejected, [delivery], error)
 
     def _start_waiting(self) -> None:
         """Give each free place to the job whose turn it is."""
@@ -165,7 +162,7 @@ class Worker:
                 if ticket is None:
                     return
                 self._running.add(ticket)
-            self._jobs.submit(self._work, ticket)
+            _in_background(self._work, ticket)
 
     def _work(self, ticket: Ticket) -> None:
         """One attempt, from its first event to its end; nothing escapes."""
@@ -228,7 +225,7 @@ class Worker:
             ticket.control.cancelled.set()
             self._broker.ack(delivery)
         else:
-            self._errands.submit(self._leave_word, delivery, request)
+            _in_background(self._leave_word, delivery, request)
 
     def _leave_word(self, delivery: Delivery, request: Cancel) -> None:
         try:
@@ -268,12 +265,18 @@ class Worker:
         for ticket in list(self._running):
             ticket.control.stopping.set()
         self._await_running(until_s - FAREWELL_S)
-        self._errands.shutdown(wait=False, cancel_futures=True)
-        self._jobs.shutdown(wait=False, cancel_futures=True)
 
     def _await_running(self, until_s: float) -> None:
         while self._running and time.monotonic() < until_s:
             time.sleep(0.02)
+
+
+def _in_background(act: Callable[..., None], *args: object) -> None:
+    """A daemon thread: one that hangs in a call of Triton's must not keep the process from ending in time.
+
+    There are never more of them than the broker delivers unacked.
+    """
+    threading.Thread(target=act, args=args, name=act.__name__.strip("_"), daemon=True).start()
 
 
 def _attempt(delivery: Delivery, job: Job, identity: str) -> Attempt:
