@@ -29,6 +29,7 @@ TRIES_IN_HAND = 6
 BACK_OF_QUEUE_S = 30.0
 # Brokers close a channel whose delivery is held for half an hour; anything near that waits in the queue instead.
 LONGEST_IN_HAND_S = 120.0
+CALL_ENDS_WITHIN_S = 2.0
 LOG = logging.getLogger(__name__)
 
 
@@ -49,6 +50,8 @@ class Broker(Protocol):
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> None: ...
 
     def stop_consuming(self, queue: str | None = None) -> None: ...
+
+    def depth(self, queue: str) -> int: ...
 
     def ack(self, delivery: Delivery) -> None: ...
 
@@ -77,6 +80,7 @@ class Outbox:
         self._count = count
         self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._drain, name=f"webhook-{i}", daemon=True) for i in range(SENDERS)]
+        self._in_hand: set[int] = set()
         self._stopping = threading.Event()
         self._rng = random.Random()
 
@@ -84,16 +88,25 @@ class Outbox:
         """Begin to deliver what the queue holds."""
         for thread in self._threads:
             thread.start()
-        self._broker.consume(self._broker.queues.events, SENDERS, self._deliveries.put)
+        self._broker.consume(self._broker.queues.events, SENDERS, self._receive)
 
     def stop(self, patience_s: float) -> None:
-        """Finish the calls under way; what was not delivered stays in the queue for the next worker."""
+        """Deliver what is left for ``patience_s`` and finish the calls under way; the rest stays in the queue."""
+        until_s = time.monotonic() + patience_s
+        while time.monotonic() < until_s and not self._is_empty():
+            time.sleep(0.05)
         self._stopping.set()
         for _ in self._threads:
             self._deliveries.put(None)
-        until_s = time.monotonic() + patience_s
         for thread in self._threads:
-            thread.join(max(0.0, until_s - time.monotonic()))
+            thread.join(CALL_ENDS_WITHIN_S)
+
+    def _is_empty(self) -> bool:
+        """Whether no event waits, in the queue or here."""
+        try:
+            return not self._in_hand and self._broker.depth(self._broker.queues.events) == 0
+        except BrokerError:
+            return True
 
     def put(self, manifest: Manifest) -> None:
         """Returns once the broker has the outcome for good; :class:`BrokerError` otherwise.
@@ -122,12 +135,17 @@ class Outbox:
         else:
             self._count("progress", "accepted")
 
+    def _receive(self, delivery: Delivery) -> None:
+        self._in_hand.add(delivery.delivery_tag)
+        self._deliveries.put(delivery)
+
     def _drain(self) -> None:
         while (delivery := self._deliveries.get()) is not None:
             if self._stopping.is_set():
                 self._broker.requeue(delivery)
             else:
                 self._settle(delivery)
+            self._in_hand.discard(delivery.delivery_tag)
 
     def _settle(self, delivery: Delivery) -> None:
         """See one event through: accepted, refused for good, put back, or to the back of the queue."""

@@ -16,7 +16,7 @@ from orchestrator.conclusion import Conclusion
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError, RemarqueError
 from orchestrator.ledger import Ledger
-from orchestrator.outbox import Outbox
+from orchestrator.outbox import CALL_ENDS_WITHIN_S, Outbox
 from orchestrator.runner import Runner, RunnerSettings
 from orchestrator.styles import StyleShelf
 from orchestrator.telemetry import Telemetry
@@ -110,7 +110,8 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
         max_concurrent=settings.queue.max_concurrent_generations,
         fairness_window=settings.queue.fairness_window,
         job_timeout_s=settings.service.job_timeout_s,
-        grace_s=settings.service.grace_s,
+        # What remains of the grace is the outbox's and the connections'.
+        grace_s=max(1.0, settings.service.grace_s - OUTBOX_PATIENCE_S - CALL_ENDS_WITHIN_S),
     )
 
 

@@ -88,6 +88,9 @@ class MemoryBroker:
     def stop_consuming(self, queue: str | None = None) -> None:
         self.log.append(f"stop {queue}")
 
+    def depth(self, queue: str) -> int:
+        return 0
+
     def ack(self, delivery: Delivery) -> None:
         self.acked.append(delivery)
         self.log.append("ack")

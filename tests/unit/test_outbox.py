@@ -47,12 +47,12 @@ class Post:
         return self.broker.delivery(self.broker.published.pop().body, headers)
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Delivery], None]]:
+    def open(self, patience_s: float = 5.0) -> Iterator[Callable[[Delivery], None]]:
         self.outbox.start()
         try:
             yield self.broker.consumers[self.broker.queues.events]
         finally:
-            self.outbox.stop(5.0)
+            self.outbox.stop(patience_s)
 
 
 @pytest.fixture
@@ -140,10 +140,18 @@ def test_a_refused_event_that_cannot_be_kept_stays_where_it_is(post: Post) -> No
 def test_stopping_puts_an_undelivered_event_back(post: Post) -> None:
     post.sender.answers = [WebhookUndelivered("down", retry_after_s=60.0)]
     event = post.event()
-    with post.open() as deliver:
+    with post.open(patience_s=0.0) as deliver:
         deliver(event)
         until(lambda: post.sender.calls)
     assert post.broker.requeued == [event]
+
+
+def test_stopping_first_delivers_what_is_left(post: Post) -> None:
+    post.sender.answers = [WebhookUndelivered("busy", retry_after_s=0.1)]
+    event = post.event()
+    with post.open() as deliver:
+        deliver(event)
+    assert post.broker.acked == [event]
 
 
 @pytest.mark.parametrize(
