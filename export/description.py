@@ -41,7 +41,21 @@ def describe(checkpoint: Checkpoint, name: str, decode: Decode) -> dict[str, Any
         "min_size_px": specs.MIN_SIZE_PX,
         "max_size_px": specs.MAX_SIZE_PX,
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
+        "layers": layers_of(checkpoint),
         "preview": fit_preview(decode, architecture.latent_channels),
+    }
+
+
+def layers_of(checkpoint: Checkpoint) -> dict[str, dict[str, list[int]]]:
+    """The weight's shape of every linear and convolutional layer that a style can change, by network and name."""
+    return {
+        component: {
+            name.removesuffix(".weight"): list(weight.shape)
+            for name, weight in checkpoint.weights(component).items()
+            # Normalisations have one dimension; a token's embedding has two, and is no layer.
+            if name.endswith(".weight") and weight.ndim in (2, 4) and not name.startswith("embeddings.")
+        }
+        for component in ("unet", "text_encoder")
     }
 
 

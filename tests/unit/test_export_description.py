@@ -98,3 +98,7 @@ def test_checkpoint_without_tokenizer_is_refused(folder: Path, tmp_path: Path) -
 
     with pytest.raises(ExportError, match="holds no CLIP tokenizer"):
         write_tokenizer(open_checkpoint(str(folder)), tmp_path / "out")
+
+
+def test_description_lists_the_layers_that_a_style_can_change(folder: Path) -> None:
+    assert description(folder)["layers"] == {"unet": {"conv_in": [2, 4]}, "text_encoder": {}}
