@@ -1,6 +1,7 @@
 """What the orchestrator must know of a checkpoint besides its networks: ``remarque.json`` and the tokenizer's files."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,6 @@ from export.errors import ExportError
 
 FORMAT: Final = 1
 DESCRIPTION_FILE: Final = "remarque.json"
-# What diffusers' schedulers assume where their config is silent; the class decides.
 _PREVIEW_LATENTS: Final = (8, 4, 16, 16)
 _PREVIEW_SEED: Final = 7
 
@@ -94,10 +94,14 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's config as it lies there: what it leaves out is each sampler's own business, as in diffusers.
+
+    Infinite numbers are left out too (``lambda_min_clipped``: "do not clip"), for JSON knows none.
+    """
     if config.get("trained_betas") is not None:
         raise ExportError("the scheduler config lists trained_betas; a beta_schedule by name is served")
-    # Only what the file says: where it is silent, each sampler has its own default, as in diffusers' from_config.
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    infinite = {key for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {key: value for key, value in config.items() if key not in infinite and not key.startswith("_")}
 
 
 def _smooth_latents(shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
