@@ -109,8 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--device",
         choices=[device.value for device in Device],
-        default="cpu",
-        help="with --runtime onnx (default: cpu)",
+        help="of --runtime onnx (default: cpu)",
     )
     add(
         "--local-runtime",
