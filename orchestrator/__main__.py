@@ -50,11 +50,18 @@ def _inspect() -> Command:
     return Command(inspect.add_arguments, lambda args, settings: inspect.run(args))
 
 
+def _style() -> Command:
+    from orchestrator import style
+
+    return Command(style.add_arguments, style.run)
+
+
 COMMANDS: Mapping[str, tuple[str, Callable[[], Command]]] = {
     "generate": ("make pictures from a prompt or a message", _generate),
     "work": ("run the service, from the queue to the webhook", _work),
     "dead": ("look at messages that were given up, and replay them", _dead),
     "inspect": ("print what a picture says about itself", _inspect),
+    "style": ("print what a style file is, and whether it fits", _style),
 }
 
 

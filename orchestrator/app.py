@@ -22,7 +22,7 @@ from orchestrator.imaging.signing_key import development_key, load_key
 from orchestrator.mock import MockPainter
 from orchestrator.orders import job_from, orders_from
 from orchestrator.pipeline import Pipeline
-from orchestrator.styles import StyleShelf
+from orchestrator.styles import Count, ShelfSettings, StyleShelf, StyleSource
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,18 @@ def build_studio(settings: Settings) -> Studio:
     checkpoint = read_checkpoint(settings.models.repository)
     models = TritonModels(settings.models.triton_url, deadline_s=settings.service.job_timeout_s)
     return Studio(Pipeline(models, checkpoint), models, mock=False)
+
+
+def build_shelf(source: StyleSource, studio: Studio, settings: Settings, count: Count | None = None) -> StyleShelf:
+    """The shelf that fetches styles from ``source`` and fits them to what the studio serves."""
+    styles = settings.styles
+    kept = ShelfSettings(
+        limit_bytes=styles.max_mb << 20,
+        memory_bytes=styles.memory_mb << 20,
+        disk_bytes=styles.disk_mb << 20,
+        folder=styles.folder,
+    )
+    return StyleShelf(source, studio.served, kept, count)
 
 
 def build_buckets(settings: Settings) -> BucketSettings:
@@ -89,7 +101,7 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
     finishing = Finishing(
         checkpoint=studio.painter.checkpoint,
         inputs=inputs,
-        styles=StyleShelf(inputs, studio.served),
+        styles=build_shelf(inputs, studio, settings),
         signing_key=build_signing_key(settings),
         mock=studio.mock,
     )

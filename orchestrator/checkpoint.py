@@ -107,7 +107,8 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
 
 def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:
     """Shapes by network and layer; repositories built before styles were served list none."""
-    return {network: {name: _shape(shape) for name, shape in layers.items()} for network, layers in fields.items()}
+    networks = ("unet", "text_encoder")
+    return {key: {name: _shape(shape) for name, shape in fields[key].items()} for key in networks if key in fields}
 
 
 def _shape(sides: Sequence[int]) -> tuple[int, ...]:

@@ -60,6 +60,16 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StyleSettings:
+    """How large a style may be, and how many are kept at hand; ``folder`` may be lost at any time."""
+
+    max_mb: int
+    memory_mb: int
+    disk_mb: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenanceSettings:
     """The C2PA credential as PEM files, both or neither; without them a self-made key for development signs."""
 
@@ -88,6 +98,7 @@ class Settings:
     queue: QueueSettings
     webhooks: WebhookSettings
     store: StoreSettings
+    styles: StyleSettings
     provenance: ProvenanceSettings
     service: ServiceSettings
 
@@ -131,6 +142,12 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             s3_endpoint_url=read.optional("S3_ENDPOINT_URL", _http_url),
             s3_region=read.optional("S3_REGION", str),
             gcs_endpoint_url=read.optional("GCS_ENDPOINT_URL", _http_url),
+        ),
+        styles=StyleSettings(
+            max_mb=read.one("STYLE_MAX_MB", "512", _count(1, 4096)),
+            memory_mb=read.one("STYLE_MEMORY_MB", "1024", _count(1, 1_000_000)),
+            disk_mb=read.one("STYLE_DISK_MB", "8192", _count(0, 100_000_000)),
+            folder=read.one("STYLE_FOLDER", ".remarque/styles", Path),
         ),
         provenance=ProvenanceSettings(
             certificate=certificate,

@@ -29,9 +29,11 @@ class Inputs(Protocol):
 
 
 class Styles(Protocol):
-    """Reads and checks styles, all of a job's or none."""
+    """Reads and checks styles, all of a job's or none; ``prefetch`` begins in the background and never fails."""
 
     def admit(self, refs: Sequence[StyleRef]) -> tuple[AppliedStyle, ...]: ...
+
+    def prefetch(self, refs: Sequence[StyleRef]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -32,6 +32,7 @@ class Runner:
     ) -> None:
         self._painter = painter
         self._ledger = ledger
+        self._styles = styles
         self._finishing = Finishing(
             checkpoint=painter.checkpoint,
             inputs=inputs,
@@ -40,6 +41,10 @@ class Runner:
             mock=settings.mock,
         )
         self._settings = settings
+
+    def prepare(self, job: Job) -> None:
+        """Begin to fetch what the job will need, while it waits for its turn."""
+        self._styles.prefetch(job.styles)
 
     def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest:
         """The manifest that says how the job ended: made now, or found because it had ended before.

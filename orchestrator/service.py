@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from orchestrator.api import HttpServer, build_app
-from orchestrator.app import build_buckets, build_signing_key, build_studio
+from orchestrator.app import build_buckets, build_shelf, build_signing_key, build_studio
 from orchestrator.clients.amqp import Endpoint
 from orchestrator.clients.rabbitmq import Broker
 from orchestrator.clients.storage import Storage
@@ -18,7 +18,6 @@ from orchestrator.errors import ConfigError, RemarqueError
 from orchestrator.ledger import Ledger
 from orchestrator.outbox import CALL_ENDS_WITHIN_S, Outbox
 from orchestrator.runner import Runner, RunnerSettings
-from orchestrator.styles import StyleShelf
 from orchestrator.telemetry import Telemetry
 from orchestrator.worker import Worker, WorkerSettings
 
@@ -55,7 +54,7 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         signing_key=build_signing_key(settings),
         mock=studio.mock,
     )
-    styles = StyleShelf(storage.inputs, studio.served, count=telemetry.style)
+    styles = build_shelf(storage.inputs, studio, settings, telemetry.style)
     worker = Worker(
         broker,
         Runner(studio.painter, ledger, storage.inputs, styles, painting),

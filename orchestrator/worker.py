@@ -41,9 +41,11 @@ LOG = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """Runs one attempt to its manifest."""
+    """Runs one attempt to its manifest; ``prepare`` begins in the background what it can while a job waits."""
 
     def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest: ...
+
+    def prepare(self, job: Job) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,7 @@ class Worker:
                 ticket = Ticket(attempt, delivery, self._settings.job_timeout_s, self._send_progress)
                 self._tickets[attempt.job.generation_id] = ticket
                 self._backlog.put(ticket)
+                self._runner.prepare(attempt.job)
                 return
             if known.attempt.fingerprint == attempt.fingerprint:
                 known.deliveries.append(delivery)

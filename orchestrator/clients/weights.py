@@ -41,7 +41,7 @@ _STRANGERS: Final[tuple[tuple[bytes, str], ...]] = (
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class WeightsFile:
-    """A file's tensors in its own order, the trainer's remarks, and what identifies it."""
+    """A file's tensors, the trainer's remarks, and what identifies it."""
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]

@@ -62,6 +62,32 @@ class Lora:
         return all(isinstance(delta, LowRank) for delta in self.deltas)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """How a file's names meet the served layers: how many in each network, and which names meet none."""
+
+    matched: Mapping[str, int]
+    unmatched: tuple[str, ...]
+    text_widths: tuple[int, ...]
+
+
+def match(tensors: Mapping[str, StoredTensor], served: Served) -> Matching:
+    """What can be said of a file before it is read: nothing is checked but the names."""
+    strangers = {key for key in tensors if split(key) is None}
+    parts = _by_layer({key: tensors[key] for key in tensors.keys() - strangers}) if tensors.keys() - strangers else []
+    names = _names(served)
+    layers = [names.get(part.written) for part in parts]
+    widths = {part.width() for part in parts if attends_to_text(part.written)}
+    return Matching(
+        matched={
+            network: sum(layer is not None and layer.network == network for layer in layers)
+            for network in served.layers
+        },
+        unmatched=(*sorted(part.written for part in parts if part.written not in names), *sorted(strangers)),
+        text_widths=tuple(sorted(width for width in widths if width is not None)),
+    )
+
+
 def needs_config(keys: Iterable[str]) -> bool:
     """Whether the strength of these tensors is said in an ``adapter_config.json`` and nowhere else."""
     return family(keys) == "peft"
@@ -80,7 +106,7 @@ def read_lora(tensors: Mapping[str, StoredTensor], scalings: Mapping[str, PeftSc
         raise LoraIncompatible(
             f"the UNet of {served.name} takes no style: its models were built without a list of layers"
         )
-    names = _spellings(tuple((network, tuple(layers)) for network, layers in served.layers.items()))
+    names = _names(served)
     found: dict[str, dict[str, Delta]] = {"unet": {}, "text_encoder": {}}
     for part in parts:
         layer = _layer(part, names, served)
@@ -122,6 +148,10 @@ def _check_base(parts: Iterable[Parts], served: Served) -> None:
                 f"{_any_key(part)} reads text of width {width}, as {BASE_MODELS.get(width, 'another base model')} has; "
                 f"{served.name} serves styles of width {served.cross_attention_dim}"
             )
+
+
+def _names(served: Served) -> Mapping[str, Layer]:
+    return _spellings(tuple((network, tuple(layers)) for network, layers in served.layers.items()))
 
 
 @lru_cache(maxsize=8)

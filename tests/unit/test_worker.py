@@ -15,7 +15,7 @@ from orchestrator.clients.queues import Delivery
 from orchestrator.conclusion import Conclusion
 from orchestrator.denoising import Emit
 from orchestrator.errors import InvalidInput, ModelUnavailable
-from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Succeeded
+from orchestrator.job import Event, Failed, HandedBack, Job, Progress, Retried, Succeeded
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Outbox
 from orchestrator.worker import Worker, WorkerSettings
@@ -31,7 +31,11 @@ class ScriptedRunner:
         self.work: Work = lambda attempt, control: None
         self.started: list[int] = []
         self.beside: list[int] = []
+        self.prepared: list[int] = []
         self._running = 0
+
+    def prepare(self, job: Job) -> None:
+        self.prepared.append(job.generation_id)
 
     def run(self, attempt: Attempt, control: Control, emit: Emit) -> Manifest:
         number = attempt.job.generation_id
@@ -96,6 +100,10 @@ def until(happened: Callable[[], object], within_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+def _wait(event: threading.Event) -> None:
+    assert event.wait(5.0)
+
+
 def message(generation_id: int, **data: object) -> dict[str, object]:
     return {
         "task_id": f"t{generation_id}",
@@ -117,6 +125,19 @@ def test_a_job_is_acked_once_its_outcome_is_safe(house: House) -> None:
     assert house.broker.acked == [delivery]
     assert isinstance(house.events[-1], Succeeded)
     assert [event.progress_percent for event in house.milestones] == [0]
+
+
+def test_what_a_job_needs_is_fetched_while_it_waits() -> None:
+    house = House(max_concurrent=1)
+    first_may_end = threading.Event()
+    house.runner.work = lambda attempt, control: _wait(first_may_end)
+    with house.working():
+        house.deliver(message(1))
+        house.deliver(message(2))
+        until(lambda: house.runner.prepared == [1, 2])
+        assert house.runner.started == [1]
+        first_may_end.set()
+        until(lambda: len(house.broker.acked) == 2)
 
 
 def test_no_more_jobs_run_at_once_than_allowed(house: House) -> None:
