@@ -108,6 +108,8 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
 def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:
     """Shapes by network and layer; repositories built before styles were served list none."""
     networks = ("unet", "text_encoder")
+    if not isinstance(fields, dict) or not all(isinstance(layers, dict) for layers in fields.values()):
+        raise TypeError("layers that are no JSON objects")
     return {key: {name: _shape(shape) for name, shape in fields[key].items()} for key in networks if key in fields}
 
 

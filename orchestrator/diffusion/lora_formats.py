@@ -51,7 +51,7 @@ class Parts:
             return None
         if math.prod(tensor.shape) != 1:
             raise LoraIncompatible(f"{self._named('alpha')} has the shape {list(tensor.shape)}; one number is expected")
-        return float(tensor.values().reshape(()))
+        return float(self.finite("alpha", ()).values())
 
     def require(self, roles: Iterable[str]) -> None:
         """Refuses a layer that lacks one of ``roles``, naming a key that is there."""
@@ -71,6 +71,13 @@ class Parts:
             raise LoraIncompatible(
                 f"{self._named(role)} has the shape {list(tensor.shape)}; {list(shape)} is expected there"
             )
+        return self.finite(role, shape)
+
+    def finite(self, role: str, shape: Shape) -> StoredTensor:
+        """The tensor as ``shape``. Looked at only when it is known to fit: a giant that does not costs nothing."""
+        tensor = self.tensors[role]
+        if not np.isfinite(tensor.values()).all():
+            raise LoraIncompatible(f"{self._named(role)} holds NaN or infinity; finite numbers are expected")
         return StoredTensor(tensor.stored.reshape(shape))
 
     def rank(self, role: str, axis: int) -> int:
@@ -96,9 +103,6 @@ def delta_of(parts: Parts, shape: Shape, scale: Scale) -> Delta:
     Raises:
         LoraIncompatible: a tensor is missing, too many, of another shape or not finite; the sentence names its key.
     """
-    for role, tensor in parts.tensors.items():
-        if not np.isfinite(tensor.values()).all():
-            raise LoraIncompatible(f"{shown(parts.keys[role])} holds NaN or infinity; finite numbers are expected")
     direction = _direction(parts, shape, scale)
     magnitude = _magnitude(parts, shape)
     return direction if magnitude is None else Decomposed(direction=direction, magnitude=magnitude)
@@ -203,7 +207,7 @@ def _magnitude(parts: Parts, shape: Shape) -> StoredTensor | None:
                 f"{shown(parts.keys[role])} has the shape {list(tensor.shape)}; "
                 f"one magnitude for each of {shape[0]} outputs is served"
             )
-        return StoredTensor(tensor.stored.reshape(-1))
+        return parts.finite(role, (shape[0],))
     return None
 
 

@@ -63,6 +63,16 @@ def test_a_percent_encoded_path_finds_the_object_whether_its_name_is_encoded_or_
     assert storage.inputs.read(uri.replace("gs://", "https://storage.googleapis.com/"), limit_bytes=5) == b"style"
 
 
+def test_another_content_is_another_version(storage: Storage, google: GoogleStorage) -> None:
+    versions = []
+    for content in (b"first", b"again"):
+        google.put("inputs", "models/a b", content, {})
+        versions.append(storage.inputs.version("gs://inputs/models/a%20b"))
+    assert len(set(versions)) == 2
+    with pytest.raises(ObjectNotFound):
+        storage.inputs.version("gs://inputs/models/none")
+
+
 def test_prefixes_may_be_percent_encoded_too(google: GoogleStorage) -> None:
     buckets = BucketSettings(gcs_endpoint_url=google.url, gcs_bearer_token="token")
     storage = Storage("gs://results/a%20b", allowed_input_prefixes=["gs://inputs/%ED%95%9C"], buckets=buckets)

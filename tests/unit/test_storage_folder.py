@@ -56,6 +56,18 @@ def test_writing_again_replaces(storage: Storage) -> None:
     assert storage.read(write(storage, "a", b"second"), limit_bytes=100) == b"second"
 
 
+def test_another_content_is_another_version(storage: Storage, inputs: Path) -> None:
+    style = inputs / "style.safetensors"
+    style.write_bytes(b"first")
+    first = storage.inputs.version(str(style))
+    assert storage.inputs.version(str(style)) == first
+    style.write_bytes(b"again")
+    assert storage.inputs.version(str(style)) != first
+    for absent in (inputs / "none", inputs):
+        with pytest.raises(ObjectNotFound):
+            storage.inputs.version(str(absent))
+
+
 def test_a_create_only_write_leaves_the_first_in_place(storage: Storage) -> None:
     uri = write(storage, "a", b"first", create_only=True)
     with pytest.raises(ObjectExists):

@@ -83,6 +83,13 @@ def test_steps_are_measured_and_not_logged(lines: io.StringIO) -> None:
     assert lines.getvalue() == ""
 
 
+def test_styles_are_counted_by_file_and_by_where_they_came_from() -> None:
+    telemetry = Telemetry()
+    telemetry.style("0f1e2d3c4b5a" + "0" * 52, "store", 1.5)
+    assert value(telemetry, "remarque_style_uses_total", style="0f1e2d3c4b5a", origin="store") == 1
+    assert value(telemetry, "remarque_style_seconds_sum", origin="store") == 1.5
+
+
 def test_a_log_line_is_json_that_names_the_job(lines: io.StringIO) -> None:
     Telemetry()(Failed(generation_id=7, error_message="prompt text", error_code="INVALID_INPUT", retry_count=0))
     line = json.loads(lines.getvalue())
