@@ -69,7 +69,6 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         build_app(readiness.not_ready, telemetry.page), settings.service.http_host, settings.service.http_port
     )
     with ExitStack() as ending:
-        ending.callback(styles.close)
         server.start()
         ending.callback(server.stop)
         broker.start()

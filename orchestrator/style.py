@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     matching = match(weights.tensors, served)
     _say("", _fit(matching, served))
     config = path.with_name(CONFIG_NAME)
-    text = _bytes_of(config) if needs_config(weights.tensors) else b""
+    text = _bytes_of(config) if needs_config(weights.tensors) else None
     lora = read_lora(weights.tensors, scalings_of(weights, text), served)
     blocks = strengths(lora)
     _say("", _lora_facts(lora))

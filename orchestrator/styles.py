@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -27,7 +27,9 @@ CONFIG_NAME = "adapter_config.json"
 FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 # A path with one of these endings is a file; any other may be a folder.
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".pkl")
-AHEAD = 32
+# Downloads for waiting jobs at once; beyond it a job fetches its style when its turn comes.
+AHEAD = 16
+PATHS_PER_STYLE = 10
 LOG = logging.getLogger(__name__)
 
 
@@ -109,8 +111,7 @@ class StyleShelf:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._styles: OrderedDict[tuple[str, str], Style] = OrderedDict()
         self._underway: dict[str, Future[Style]] = {}
-        self._ahead = ThreadPoolExecutor(2, thread_name_prefix="styles")
-        self._waiting = threading.BoundedSemaphore(AHEAD)
+        self._ahead = threading.BoundedSemaphore(AHEAD)
 
     def admit(self, refs: Sequence[StyleRef]) -> tuple[AppliedStyle, ...]:
         """Every style of a job, or a refusal of all.
@@ -150,13 +151,12 @@ class StyleShelf:
 
     def prefetch(self, refs: Sequence[StyleRef]) -> None:
         """Fetch in the background what a waiting job will need; whatever goes wrong, the job itself will hear."""
-        for ref in refs:
-            if self._waiting.acquire(blocking=False):
-                self._ahead.submit(self._get_ahead, ref.path)
-
-    def close(self) -> None:
-        """End the background; downloads that have not begun are forgotten."""
-        self._ahead.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            paths = {ref.path for ref in refs if ref.path not in self._underway}
+        for path in paths:
+            if self._ahead.acquire(blocking=False):
+                # A thread of a pool would hold up the end of the process until its download is done.
+                threading.Thread(target=self._get_ahead, args=(path,), name="style", daemon=True).start()
 
     def _get_ahead(self, path: str) -> None:
         try:
@@ -164,7 +164,7 @@ class StyleShelf:
         except RemarqueError as error:
             LOG.info("style %s could not be fetched ahead: %s", path, error)
         finally:
-            self._waiting.release()
+            self._ahead.release()
 
     def _style(self, path: str) -> Style:
         begun_s = time.monotonic()
@@ -189,7 +189,7 @@ class StyleShelf:
             return None
         if time.monotonic() - known.seen_s > self._settings.trusted_s:
             uri, version = self._locate(path)
-            config = self._config(uri) if known.key[1] else b""
+            config = self._config(uri) if known.key[1] else None
             if (uri, version, _digest(config)) != (known.uri, known.version, known.key[1]):
                 return None
             known.seen_s = time.monotonic()
@@ -207,7 +207,7 @@ class StyleShelf:
         weights = read_weights(data)
         if self._files is not None and origin == "store":
             self._files.keep(uri, version, data)
-        config = self._config(uri) if needs_config(weights.tensors) else b""
+        config = self._config(uri) if needs_config(weights.tensors) else None
         style = self._read(weights, config)
         known = _Known(uri, version, (weights.sha256, _digest(config)), time.monotonic())
         self._keep(path, known, style)
@@ -231,7 +231,7 @@ class StyleShelf:
                 f"{beside} is missing; it says how strongly weights in the form of peft count"
             ) from None
 
-    def _read(self, weights: WeightsFile, config: bytes) -> Style:
+    def _read(self, weights: WeightsFile, config: bytes | None) -> Style:
         scalings = scalings_of(weights, config)
         lora = None if self._served is None else read_lora(weights.tensors, scalings, self._served)
         return Style(sha256=weights.sha256, size_bytes=weights.size_bytes, dtypes=weights.dtypes, lora=lora)
@@ -243,19 +243,18 @@ class StyleShelf:
             self._known.move_to_end(path)
             self._styles[known.key] = style
             self._styles.move_to_end(known.key)
-            while len(self._styles) > 1 and sum(s.size_bytes for s in self._styles.values()) > (
-                self._settings.memory_bytes
-            ):
-                self._styles.popitem(last=False)
-            while len(self._known) > 10 * len(self._styles) + AHEAD:
+            kept_bytes = sum(one.size_bytes for one in self._styles.values())
+            while len(self._styles) > 1 and kept_bytes > self._settings.memory_bytes:
+                kept_bytes -= self._styles.popitem(last=False)[1].size_bytes
+            while len(self._known) > PATHS_PER_STYLE * len(self._styles):
                 self._known.popitem(last=False)
 
 
-def scalings_of(weights: WeightsFile, config: bytes) -> dict[str, PeftScaling]:
-    """How strongly the file's factors count, by network: after ``adapter_config.json`` (empty where there is none),
-    or after the metadata that newer diffusers write; an empty answer leaves it to the alphas beside the tensors.
+def scalings_of(weights: WeightsFile, config: bytes | None) -> dict[str, PeftScaling]:
+    """How strongly the file's factors count, by network: after ``adapter_config.json``, or after the metadata that
+    newer diffusers write. An empty answer leaves it to the alphas beside the tensors.
     """
-    if config:
+    if config is not None:
         return dict.fromkeys(("unet", "text_encoder"), config_of(config))
     return metadata_of(weights.metadata)
 
@@ -273,5 +272,5 @@ def _record(ref: StyleRef, style: Style) -> StyleRecord:
     return StyleRecord(name=name, sha256=style.sha256, weight=ref.weight)
 
 
-def _digest(config: bytes) -> str:
-    return hashlib.sha256(config).hexdigest() if config else ""
+def _digest(config: bytes | None) -> str:
+    return "" if config is None else hashlib.sha256(config).hexdigest()

@@ -1,7 +1,8 @@
 """The shelf of styles: one download for all who wait, kept while used, never an old or half a file."""
 
 import threading
-from collections import Counter
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def bench() -> Bench:
     bench = Bench()
     bench.store.objects[PATH] = kohya_style()
     return bench
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 5.0
+    while not happened():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
 
 
 def test_a_style_is_read_from_the_store_once(bench: Bench) -> None:
@@ -135,6 +143,14 @@ def test_weights_of_peft_without_their_configuration_are_refused(bench: Bench) -
         bench.shelf.get(FOLDER)
 
 
+@pytest.mark.parametrize(("config", "told"), [(b"", "is not JSON"), (b"{}", "r in adapter_config.json is None")])
+def test_an_empty_configuration_is_not_taken_for_none(bench: Bench, config: bytes, told: str) -> None:
+    bench.folder()
+    bench.store.objects[f"{FOLDER}/adapter_config.json"] = config
+    with pytest.raises(LoraIncompatible, match=told):
+        bench.shelf.get(FOLDER)
+
+
 @pytest.mark.parametrize("path", ["gs://b/none.safetensors", "gs://b/none", "gs://b/none/"])
 def test_a_path_that_leads_nowhere_is_not_found(bench: Bench, path: str) -> None:
     with pytest.raises(LoraNotFound, match=f"lora_path is {path}; there is no such object"):
@@ -216,9 +232,9 @@ def test_a_disk_that_takes_nothing_costs_only_speed(tmp_path: Path) -> None:
 
 def test_what_was_fetched_ahead_is_there_when_the_job_comes(bench: Bench) -> None:
     bench.shelf.prefetch([StyleRef(path=PATH), StyleRef(path="gs://b/none.safetensors")])
-    bench.shelf.close()
+    until(lambda: bench.origins == ["store"])
     bench.shelf.get(PATH)
-    assert Counter(bench.store.reads) == {PATH: 1}
+    assert bench.store.reads == [PATH]
 
 
 def test_a_job_gets_all_of_its_styles_or_none(bench: Bench) -> None:
