@@ -119,6 +119,14 @@ class Service:
                 for queue in (QUEUES.work, QUEUES.events)
             )
 
+    def wait_settled(self, within_s: float = 30.0) -> None:
+        until_s = time.monotonic() + within_s
+        while not self.settled():
+            if time.monotonic() > until_s:
+                queues = self.rabbitmq.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged")
+                pytest.fail(f"messages are left after {within_s:g} s: {queues}\n{self.logs()}")
+            time.sleep(0.1)
+
     def stop(self) -> None:
         for worker in self.workers:
             if worker.poll() is None:

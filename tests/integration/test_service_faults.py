@@ -50,7 +50,7 @@ def test_kill_9_at_any_point_of_a_job_leaves_one_outcome_with_a_readable_picture
     assert dying.returncode == -signal.SIGKILL, service.logs()
     service.start_worker()
     service.wait([1])
-    until(service.settled)
+    service.wait_settled()
     assert service.backend.outcomes(1) == ["complete"]
     assert pixels(result(service, 1)).shape == (512, 512, 3)
 
@@ -89,7 +89,7 @@ def test_a_paused_worker_that_wakes_after_its_job_was_done_elsewhere_changes_not
     first = result(service, 1).read_bytes()
     paused.send_signal(signal.SIGCONT)
     until(lambda: "ended complete" in (service.folder / "worker-0.log").read_text())
-    until(service.settled)
+    service.wait_settled()
     assert service.backend.outcomes(1) == ["complete"]
     assert result(service, 1).read_bytes() == first
     assert not list((service.results / "attempts").iterdir())
@@ -100,7 +100,7 @@ def test_the_same_message_five_times_is_one_picture_and_one_outcome(service: Ser
     service.publish(*[message(1)] * 5)
     service.wait([1])
     service.publish(message(1))
-    until(service.settled)
+    service.wait_settled()
     assert service.backend.outcomes(1) == ["complete"]
     assert service.dead() == []
 
@@ -177,7 +177,7 @@ def test_an_outage_of_the_backend_delays_an_outcome_and_loses_none(service: Serv
     service.start_worker()
     service.publish(message(1))
     service.wait([1])
-    until(service.settled)
+    service.wait_settled()
     assert service.backend.outcomes(1) == ["complete"]
     bodies = {call.data for call in service.backend.ledger if call.kind == "complete"}
     assert len(bodies) == 1
@@ -211,7 +211,7 @@ def test_a_broker_killed_with_unacked_jobs_delivers_them_again(service: Service)
     service.rabbitmq.kill_9()
     service.rabbitmq.restart()
     service.wait(range(1, 9))
-    until(service.settled)
+    service.wait_settled()
     assert {tuple(service.backend.outcomes(number)) for number in range(1, 9)} == {("complete",)}
 
 
@@ -225,7 +225,7 @@ def test_sigterm_under_load_loses_nothing_and_exits_in_time(service: Service) ->
     assert time.monotonic() - begun < 4 + 6
     service.start_worker()
     service.wait(range(1, 31))
-    until(service.settled)
+    service.wait_settled()
     assert {tuple(service.backend.outcomes(number)) for number in range(1, 31)} == {("complete",)}
 
 
@@ -262,7 +262,7 @@ def test_four_hundred_jobs_under_random_kills_have_exactly_one_outcome_each(serv
         kills += 1
         assert kills < 150, service.logs()
     publisher.join()
-    until(service.settled, within_s=60)
+    service.wait_settled(60)
     wrong = {number: found for number in jobs if (found := service.backend.outcomes(number)) != ["complete"]}
     assert wrong == {}
     unreadable = [number for number in jobs if pixels(result(service, number)).shape != (512, 512, 3)]

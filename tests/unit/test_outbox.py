@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 from fakes.memory import MemoryBroker
+from unit.test_worker import until
 
 from orchestrator import outbox as outbox_module
 from orchestrator.clients.queues import ATTEMPT, REASON, Delivery
@@ -11,7 +12,6 @@ from orchestrator.errors import WebhookRefused, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
 from orchestrator.outbox import TRIES_IN_HAND, Outbox
-from unit.test_worker import until
 
 MANIFEST = Manifest(
     generation_id=9,

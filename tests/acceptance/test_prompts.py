@@ -1,0 +1,115 @@
+"""Pictures show what their prompts say: a hundred prompts that no training scene was allowed to match.
+
+Each picture is scored against the claims of its prompt (which time, weather and ground, which things in which colour,
+number and place), and against another prompt's. A contact sheet for the eye is written beside the test's other files.
+"""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.score import claims_from_json, fraction, has_light, has_thing, score
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.job import Job
+from orchestrator.pipeline import Finished, Pipeline
+from orchestrator.plan import make_plan
+
+pytestmark = pytest.mark.slow
+
+HELD_OUT = json.loads((Path(__file__).parents[2] / "demo" / "prompts_heldout.json").read_text())
+PipelineOn = Callable[[str], Pipeline]
+STEPS = 20
+AT_ONCE = 4
+
+
+@pytest.fixture(scope="module")
+def paint(pipeline_on: PipelineOn, demo_checkpoint: CheckpointInfo) -> Callable[[Sequence[Job]], list[Image.Image]]:
+    """Pictures of jobs, a few at once, so that they share Triton's batches as a server's do."""
+    pipeline = pipeline_on("auto")
+
+    def one(job: Job) -> Image.Image:
+        *_, last = pipeline.run(make_plan(job, demo_checkpoint, lambda: 0))
+        assert isinstance(last, Finished)
+        return Image.fromarray(last.picture)
+
+    def many(jobs: Sequence[Job]) -> list[Image.Image]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(one, jobs))
+
+    return many
+
+
+def job(prompt: str, seed: int, negative: str = "", guidance: float = 7.5) -> Job:
+    return Job(
+        generation_id=1,
+        task_id="t",
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=seed,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+    )
+
+
+def contact_sheet(pictures: Sequence[Image.Image], path: Path) -> None:
+    side, columns = 160, 10
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
+    for index, picture in enumerate(pictures):
+        sheet.paste(
+            picture.resize((side, side), Image.Resampling.BOX), (index % columns * side, index // columns * side)
+        )
+    sheet.save(path)
+
+
+def test_a_hundred_held_out_prompts_are_followed_and_shuffled_ones_are_not(
+    paint: Callable[[Sequence[Job]], list[Image.Image]], tmp_path: Path
+) -> None:
+    claims = [claims_from_json(entry["claims"]) for entry in HELD_OUT]
+    pictures = paint([job(entry["prompt"], entry["seed"]) for entry in HELD_OUT])
+    contact_sheet(pictures, tmp_path / "held_out.png")
+    others = claims[37:] + claims[:37]
+    kept = float(np.mean([fraction(score(p, c)) for p, c in zip(pictures, claims, strict=True)]))
+    shuffled = float(np.mean([fraction(score(p, c)) for p, c in zip(pictures, others, strict=True)]))
+    print(f"\n{len(pictures)} held-out prompts: {kept:.1%} of their claims are kept, {shuffled:.1%} of another's")
+    assert len(pictures) == 100
+    assert kept >= 0.80
+    assert shuffled <= 0.40
+
+
+def test_the_same_seed_with_another_prompt_is_another_scene(
+    paint: Callable[[Sequence[Job]], list[Image.Image]],
+) -> None:
+    boat, house = paint([job("a red boat on the sea at dusk", 3), job("a blue house in the snow at night", 3)])
+    assert has_thing(boat, "boat", "red")
+    assert has_thing(house, "house", "blue")
+    assert not has_thing(boat, "house", "blue")
+
+
+def test_guidance_makes_pictures_follow_their_prompts(
+    paint: Callable[[Sequence[Job]], list[Image.Image]],
+) -> None:
+    entries = random.Random(1).sample(HELD_OUT, 12)
+
+    def kept(guidance: float) -> float:
+        pictures = paint([job(entry["prompt"], entry["seed"], guidance=guidance) for entry in entries])
+        scores = [fraction(score(p, claims_from_json(e["claims"]))) for p, e in zip(pictures, entries, strict=True)]
+        return float(np.mean(scores))
+
+    assert kept(7.5) > kept(0.0) + 0.2
+
+
+def test_a_negative_prompt_removes_what_it_names(
+    paint: Callable[[Sequence[Job]], list[Image.Image]],
+) -> None:
+    seeds = range(12)
+    with_sun = paint([job("hills, day, house, sun", seed) for seed in seeds])
+    without = paint([job("hills, day, house", seed, negative="sun") for seed in seeds])
+    shown, left = (sum(has_light(picture, "sun") for picture in pictures) for pictures in (with_sun, without))
+    assert shown >= 9
+    assert left <= 3
