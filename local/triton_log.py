@@ -29,7 +29,7 @@ _ADDRESS_TAKEN = re.compile(r"already in use|Socket .* in use", re.IGNORECASE)
 
 
 def means_overload(said: str) -> bool:
-    """Whether the python backend aborted after 10 s at a lock, as it does on a machine too busy to start its stubs."""
+    """Whether the server aborted because a starting stub got no processor for a second; a new start may succeed."""
     return "lock_exception" in said
 
 

