@@ -137,7 +137,7 @@ class LocalTriton:
             keeper.stdin.write(f"{self._grace_s}\n")
             keeper.stdin.flush()
         try:
-            keeper.wait(timeout=self._grace_s + 5)
+            keeper.wait(timeout=self._grace_s + 30)
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait()
