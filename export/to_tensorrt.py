@@ -48,7 +48,8 @@ def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str],
     parser = trt.OnnxParser(network, log)
     # From the file and not from its bytes: the weights lie beside it.
     if not parser.parse_from_file(str(onnx_path)):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
         raise ExportError(f"{trt.__name__} {trt.__version__} cannot read {order.graph.name}: {reasons}")
     config = builder.create_builder_config()
     for profile in specs.profiles_of(order.graph):

@@ -96,7 +96,7 @@ def test_runtime_whose_library_is_missing_is_refused_before_anything_is_built(
     code = main(["--checkpoint", checkpoint, "--runtime", "tensorrt", "--out", str(tmp_path / "models")])
 
     assert code == 2
-    assert "--runtime tensorrt needs a package: pip install tensorrt" in capsys.readouterr().err
+    assert "--runtime tensorrt needs the package tensorrt" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
