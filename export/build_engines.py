@@ -65,7 +65,7 @@ def _request(options: argparse.Namespace) -> Request:
         out=options.out,
         serving=serving,
         precision=precision,
-        cache=GraphCache((options.graphs,) if options.graphs else (SHIPPED, user_folder())),
+        cache=GraphCache((options.graphs,) if options.graphs else (*SHIPPED, user_folder())),
         retrace=options.retrace,
         compute_capabilities=tuple(options.sm),
     )
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--graphs",
         type=Path,
         metavar="FOLDER",
-        help="prepared graphs; new ones are kept there (default: demo/graphs, then ~/.cache/remarque/graphs)",
+        help="prepared graphs; new ones are kept there (default: the committed ones, then ~/.cache/remarque/graphs)",
     )
     add("--retrace", action="store_true", help="trace every graph anew, prepared or not")
     return parser

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -12,7 +13,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from export import specs
 from export.checkpoint import Checkpoint
 
-SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "graphs"
+_ROOT: Final = Path(__file__).resolve().parents[1]
+SHIPPED: Final = (_ROOT / "demo" / "graphs", _ROOT / "export" / "graphs")
+"""Committed graphs: the demo's, and those of SD 1.5, which most SD 1.x checkpoints share."""
 
 
 def user_folder() -> Path:

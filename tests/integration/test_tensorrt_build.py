@@ -35,7 +35,7 @@ def unet(demo: Checkpoint) -> specs.Graph:
 @pytest.fixture(scope="module")
 def half_unet(demo: Checkpoint, unet: specs.Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's UNet in fp16, as a GPU node would serve it."""
-    model = GraphCache((SHIPPED,)).find(unet, demo, specs.Precision.FP16)
+    model = GraphCache(SHIPPED).find(unet, demo, specs.Precision.FP16)
     assert model is not None
     path = tmp_path_factory.mktemp("half") / "model.onnx"
     bind(model, demo.weights("unet"), path)

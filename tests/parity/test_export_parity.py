@@ -43,7 +43,7 @@ def graph_of(checkpoint: Checkpoint, name: str) -> specs.Graph:
 def bind_committed(checkpoint: Checkpoint, name: str, precision: specs.Precision, out: Path) -> Path:
     """The committed graph filled with the checkpoint's weights."""
     graph = graph_of(checkpoint, name)
-    model = GraphCache((SHIPPED,)).find(graph, checkpoint, precision)
+    model = GraphCache(SHIPPED).find(graph, checkpoint, precision)
     assert model is not None, f"demo/graphs holds no {name} for this checkpoint; build it with --graphs demo/graphs"
     bind(model, checkpoint.weights(graph.component), out / "model.onnx")
     return out / "model.onnx"
@@ -87,7 +87,7 @@ def test_rows_of_one_batch_may_be_at_different_timesteps(demo: Checkpoint, tmp_p
 
 def test_comparison_notices_one_changed_weight(demo: Checkpoint, tmp_path: Path) -> None:
     graph = graph_of(demo, "text_encoder")
-    model = GraphCache((SHIPPED,)).find(graph, demo, specs.Precision.FP32)
+    model = GraphCache(SHIPPED).find(graph, demo, specs.Precision.FP32)
     assert model is not None
     weights = demo.weights("text_encoder")
     name = "encoder.layers.0.mlp.fc1.bias"
@@ -125,7 +125,7 @@ def test_tracing_the_demos_text_encoder_again_gives_the_committed_graph(demo: Ch
 
     traced = to_onnx.trace(graph, demo, specs.Precision.FP32)
 
-    committed = GraphCache((SHIPPED,)).find(graph, demo, specs.Precision.FP32)
+    committed = GraphCache(SHIPPED).find(graph, demo, specs.Precision.FP32)
     assert committed is not None
     assert [node.op_type for node in traced.graph.node] == [node.op_type for node in committed.graph.node]
 

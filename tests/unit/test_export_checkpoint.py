@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
+from export.graph_cache import SHIPPED, GraphCache
+from export.specs import Precision, graphs_of
 from export.weights import Weights
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -94,6 +96,26 @@ def test_networks_that_would_not_fit_together_are_refused(
 
     with pytest.raises(ExportError, match=sentence):
         open_checkpoint(str(folder))
+
+
+def test_sd15_as_first_published_finds_its_committed_graphs(folder: Path) -> None:
+    """Its configs of 2022 say less than those that today's libraries write for the same networks."""
+    blocks = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "attention_head_dim": 8}
+    write_json(
+        folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, **blocks}
+    )
+    vae = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", "sample_size": 512, **vae, **kinds})
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    text = {"architectures": ["CLIPTextModel"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **sizes}
+    write_json(folder / "text_encoder" / "config.json", text | {"vocab_size": 49408, "torch_dtype": "float32"})
+
+    checkpoint = open_checkpoint(str(folder))
+
+    graphs = graphs_of(checkpoint.architecture)
+    found = {graph.name: GraphCache(SHIPPED).find(graph, checkpoint, Precision.FP32) for graph in graphs}
+    assert [name for name, model in found.items() if model is None] == []
 
 
 def test_missing_config_is_named(folder: Path) -> None:
