@@ -1,0 +1,1 @@
+"""The demo checkpoint: scenes we draw ourselves, the scripts that learn them, the weights that came out."""
