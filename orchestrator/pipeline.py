@@ -19,7 +19,7 @@ from orchestrator.diffusion.prompt import Chunk, weigh
 from orchestrator.diffusion.resize import enlarged, rough_picture
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
-from orchestrator.plan import Plan
+from orchestrator.plan import Pass, Plan
 
 STEP_FORMAT = 1
 EMBEDDINGS_KEPT = 512
@@ -111,10 +111,20 @@ class Pipeline:
         return np.concatenate(weighed)[None]
 
     def _start(self, plan: Plan, pass_index: int, clean: Latents | None) -> Step:
-        """The step before a pass's first: noise, or the pass before made larger and put under noise again."""
-        shape, levels = self._shape(plan, pass_index), plan.passes[pass_index].levels
-        noise = TorchNormal(_seed(plan, pass_index)).draw(shape)
-        return levels.start(noise, None if clean is None else enlarged(clean, *shape[2:]))
+        """The step before a pass's first: noise, or the picture of the pass before, larger, under noise again."""
+        levels = plan.passes[pass_index].levels
+        noise = TorchNormal(_seed(plan, pass_index)).draw(self._shape(plan, pass_index))
+        return levels.start(noise, None if clean is None else self._enlarged(clean, plan.passes[pass_index]))
+
+    def _enlarged(self, clean: Latents, to: Pass) -> Latents:
+        """Latents of the picture that ``clean`` shows, at the size of ``to``.
+
+        By way of the VAE: latents enlarged as they are come back with specks along every edge.
+        """
+        picture = np.moveaxis(self._models.decode(clean).astype(np.float32), -1, 1)
+        large = np.rint(enlarged(picture, to.height_px, to.width_px)).clip(0, 255).astype(np.uint8)
+        mean, _ = self._models.encode(np.moveaxis(large, 1, -1))
+        return mean
 
     def _denoise(
         self, plan: Plan, pass_index: int, start: Step, network: Network

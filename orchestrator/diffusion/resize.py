@@ -1,4 +1,4 @@
-"""Latents made larger between two passes, and the rough picture that latents show without a VAE."""
+"""Pictures made larger between two passes, and the rough picture that latents show without a VAE."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from orchestrator.diffusion.noise import Latents
 KEYS_A = -0.5
 
 
-def enlarged(latents: Latents, height: int, width: int) -> Latents:
-    """``latents`` [n,c,h,w] resampled to [n,c,height,width] by Keys' cubic, edges repeated."""
-    rows, columns = _cubic(latents.shape[2], height), _cubic(latents.shape[3], width)
-    return np.asarray(np.einsum("yh,nchw,xw->ncyx", rows, latents, columns, optimize=True), np.float32)
+def enlarged(picture: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """``picture`` [n,c,h,w] resampled to [n,c,height,width] by Keys' cubic, edges repeated; it may overshoot."""
+    rows, columns = _cubic(picture.shape[2], height), _cubic(picture.shape[3], width)
+    return np.asarray(np.einsum("yh,nchw,xw->ncyx", rows, picture, columns, optimize=True), np.float32)
 
 
 def _cubic(before: int, after: int) -> NDArray[np.float64]:

@@ -101,4 +101,7 @@ class FormulaModels:
         return np.clip(rgb * 64 + 128, 0, 255).astype(np.uint8)
 
     def encode(self, picture):
-        raise AssertionError("no plan of these tests starts from a picture")
+        cells = picture.reshape(picture.shape[0], picture.shape[1] // 8, 8, picture.shape[2] // 8, 8, 3)
+        rgb = np.moveaxis(cells.mean(axis=(2, 4)), -1, 1).astype(np.float32) / 64 - 2
+        mean = np.concatenate((rgb, rgb[:, :1]), axis=1)
+        return mean, np.zeros_like(mean)

@@ -135,7 +135,7 @@ def test_the_styles_of_a_job_are_in_its_plan():
 def test_1024x1024_is_made_in_two_passes():
     made = plan(aspect_ratio="2:2")
     assert sizes(made) == [(512, 512), (1024, 1024)]
-    assert (made.passes[0].strength, made.passes[1].strength, made.total_steps) == (1.0, 0.55, 50 + 27)
+    assert (made.passes[0].strength, made.passes[1].strength, made.total_steps) == (1.0, 0.3, 50 + 15)
 
 
 def test_1024x1024_is_made_directly_on_request():
