@@ -99,7 +99,7 @@ class Service:
 
     def dead_count(self) -> int:
         with amqp_channel(self.rabbitmq.url) as channel:
-            return int(channel.queue_declare(QUEUES.dead, durable=True, passive=True).method.message_count)
+            return int(channel.queue_declare(QUEUES.dead, durable=True).method.message_count)
 
     def command(self, *arguments: str) -> int:
         """Runs ``python -m orchestrator ...`` on this broker."""
@@ -115,7 +115,7 @@ class Service:
         """Whether no message waits or is held, outside the dead queue."""
         with amqp_channel(self.rabbitmq.url) as channel:
             return all(
-                channel.queue_declare(queue, durable=True, passive=True).method.message_count == 0
+                channel.queue_declare(queue, durable=True).method.message_count == 0
                 for queue in (QUEUES.work, QUEUES.events)
             )
 
