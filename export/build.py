@@ -120,7 +120,8 @@ def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, pro
 
 def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress) -> None:
     precision = specs.precision_of(graph, request.precision)
-    with progress.stage(f"{graph.name}: compare", _cost_s("compare", request.weights_bytes(graph))) as stage:
+    work = _cost_s("compare", request.weights_bytes(graph)) if _has_torch() else 0.0
+    with progress.stage(f"{graph.name}: compare", work) as stage:
         if not _has_torch():
             stage.result = "left out: torch is not installed"
             return
@@ -170,10 +171,10 @@ def _check_tools(request: Request, traced: Sequence[str]) -> None:
 
 
 def _work(request: Request, traced: Mapping[str, bool]) -> float:
-    stages = ("weights", "compare", "engine") if request.has_engines else ("weights", "compare")
+    stages = ["weights", *(["compare"] if _has_torch() else []), *(["engine"] if request.has_engines else [])]
     total = _cost_s("description", sum(map(request.weights_bytes, request.graphs)))
     for graph in request.graphs:
-        wanted = ("trace", *stages) if traced[graph.name] else stages
+        wanted = ["trace", *stages] if traced[graph.name] else stages
         total += sum(_cost_s(stage, request.weights_bytes(graph)) for stage in wanted)
     return total
 
