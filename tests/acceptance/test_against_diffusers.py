@@ -62,14 +62,14 @@ class Case:
 
 
 CASES = [
-    Case("a red boat at dusk", "dpmpp_2m", (512, 512), 20, 7.5, 42, "rain"),
+    Case("a red boat at dusk", "dpmpp_2m", (512, 512), 10, 7.5, 42, "rain"),
     Case("a white house on green hills", "dpmpp_2m", (256, 256), 12, 5.0, 0, sigmas="karras"),
-    Case("a lighthouse by night", "dpmpp_2m_sde", (256, 256), 15, 7.5, 7),
-    Case("two trees in the snow", "euler", (1024, 512), 6, 7.5, 8, spacing="trailing"),
+    Case("a lighthouse by night", "dpmpp_2m_sde", (256, 256), 9, 7.5, 7),
+    Case("two trees in the snow", "euler", (1024, 512), 4, 7.5, 8, spacing="trailing"),
     Case("a blue boat, sun", "euler", (320, 256), 10, 12.0, 2**63 - 1, sigmas="exponential"),
     Case("a yellow balloon, clouds", "euler_a", (256, 320), 14, 4.0, 123456789, "fog"),
     Case("mountains at dawn", "heun", (256, 256), 8, 3.0, 5),
-    Case("the moon above a calm sea", "ddim", (384, 256), 20, 7.5, 2**32 + 1),
+    Case("the moon above a calm sea", "ddim", (384, 256), 12, 7.5, 2**32 + 1),
     Case("a desert", "lms", (256, 384), 11, 6.0, 3),
     Case("돛단배, 노을", "pndm", (256, 256), 16, 1.0, 1),
     Case("a green house, birds", "unipc", (384, 384), 13, 2.0, 99, spacing="leading"),
