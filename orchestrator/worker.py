@@ -267,7 +267,8 @@ class Worker:
         self._await_running(until_s - self._settings.grace_s / 2)
         for ticket in list(self._running):
             ticket.control.stopping.set()
-        self._await_running(until_s - FAREWELL_S)
+        # However short the grace, a checkpoint is written and its message handed back before the process ends.
+        self._await_running(max(until_s, time.monotonic() + FAREWELL_S))
 
     def _await_running(self, until_s: float) -> None:
         while self._running and time.monotonic() < until_s:

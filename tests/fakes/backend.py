@@ -258,7 +258,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _handle(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        size = int(self.headers.get("Content-Length") or 0)
+        data = self.rfile.read(size)
+        if len(data) < size:  # the caller died in the middle of its call, which is then none
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         backend = self.server.backend
         answer = backend.hear(self.command, self.path, headers, data, self.client_address[1])

@@ -189,6 +189,15 @@ def test_a_preview_is_there_while_the_picture_is_made(finishing: Finishing):
     assert sizes[0] == (256, 256)
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """A shell starts what runs in the background with SIGINT ignored, the tests' own process perhaps among it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
     seen = []
 
@@ -203,6 +212,7 @@ def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing,
     assert f"stopped at step {len(seen)}; kept rough.png" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_before_anything_says_that_nothing_was_kept(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
     Generation(
         ordered("a boat", "--size", "256x256", "--steps", "60"),
