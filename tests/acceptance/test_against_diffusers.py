@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fakes.published import SCHEDULERS
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.job import Job
@@ -30,18 +30,6 @@ pytestmark = [
 CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 PipelineOn = Callable[[str], Pipeline]
 
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-}
 RESPACED = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 
 
