@@ -4,8 +4,6 @@ import argparse
 import io
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -214,11 +212,11 @@ def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing,
 
 @pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_before_anything_says_that_nothing_was_kept(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
-    Generation(
-        ordered("a boat", "--size", "256x256", "--steps", "60"),
-        Watched(lambda step: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)),
-        finishing,
-    ).run()
+    def interrupt(step: PipelineStep) -> None:
+        if step.index == 0:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    Generation(ordered("a boat", "--size", "256x256", "--steps", "60"), Watched(interrupt), finishing).run()
     assert "no picture was finished and nothing was kept" in capsys.readouterr().err
 
 
@@ -353,15 +351,6 @@ def test_the_whole_command_makes_a_mock_picture(
     assert main(["generate", "a boat", "--seed", "7", "--out", "boat.png", "--preview", "rough.png", *SMALL]) == 0
     assert opened("boat.png").size == opened("rough.png").size == (256, 256)
     assert capsys.readouterr().out.startswith("boat.png")
-
-
-def test_generate_image_runs_one_job_without_a_broker(tmp_path: Path):
-    environment = {"INFERENCE_MODE": "mock", "MOCK_SECONDS": "0", "DEVELOPMENT_KEY_FOLDER": str(tmp_path / "key")}
-    job = message(tmp_path / "job.json", aspect_ratio="1:1", num_inference_steps=3)
-    command = [sys.executable, str(ROOT / "generate_image.py"), "--generation_id", "1", "--job", str(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.startswith("generations/gen-1.png  512x512 px, seed 42, 3 steps")
-    assert (tmp_path / "generations" / "gen-1.png").is_file()
 
 
 def test_the_page_of_docs_names_every_option():
