@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.errors import GenerationFailed, RemarqueError, StorageError
 from orchestrator.job import Event, Progress, Stepped
 from orchestrator.ledger import Ledger
-from orchestrator.pipeline import Finished, PipelineStep, step_from_bytes, step_to_bytes
+from orchestrator.pipeline import Finished, PipelineStep, Turns, step_from_bytes, step_to_bytes
 from orchestrator.plan import Plan
 from orchestrator.progress import milestones
 
@@ -32,7 +32,7 @@ class Painter(Protocol):
     @property
     def checkpoint(self) -> CheckpointInfo: ...
 
-    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]: ...
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns: ...
 
 
 class Denoising:
@@ -56,15 +56,16 @@ class Denoising:
         last = self._resumed()
         kept_s = time.monotonic()
         try:
-            for turn in painter.run(self._plan, last):
-                if isinstance(turn, Finished):
-                    return turn.picture
-                last = turn
-                self._measure(turn)
-                control.check()
-                if time.monotonic() - kept_s >= checkpoint_every_s:
-                    self._keep(turn)
-                    kept_s = time.monotonic()
+            with closing(painter.run(self._plan, last)) as turns:
+                for turn in turns:
+                    if isinstance(turn, Finished):
+                        return turn.picture
+                    last = turn
+                    self._measure(turn)
+                    control.check()
+                    if time.monotonic() - kept_s >= checkpoint_every_s:
+                        self._keep(turn)
+                        kept_s = time.monotonic()
         except RemarqueError as error:
             if error.retryable and last is not None:
                 self._keep(last)

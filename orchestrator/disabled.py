@@ -1,11 +1,9 @@
 """The kill switch where it refuses: jobs end at once, with a code that says why."""
 
-from collections.abc import Iterator
-
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.errors import InferenceDisabled
 from orchestrator.mock import mock_checkpoint
-from orchestrator.pipeline import Finished, PipelineStep
+from orchestrator.pipeline import PipelineStep, Turns
 from orchestrator.plan import Plan
 
 
@@ -15,6 +13,6 @@ class DisabledPainter:
     def __init__(self) -> None:
         self.checkpoint: CheckpointInfo = mock_checkpoint()
 
-    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]:
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
         """Raises :class:`InferenceDisabled`."""
         raise InferenceDisabled("inference is switched off (INFERENCE_ENABLED=false); send the job again later")

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -65,16 +65,17 @@ class Generation:
     def _make(self, order: Order, materials: Materials) -> str:
         """One picture, from its plan to its file; the line that says so."""
         begun_s = time.monotonic()
-        for turn in self._painter.run(order.plan):
-            if isinstance(turn, Finished):
-                data = self._finishing.file(order.job, order.plan, materials, turn.picture)
-                with _replacing(order.out) as draft:
-                    draft.write_bytes(data)
-                self._kept.append(order.out)
-                return _said(order, time.monotonic() - begun_s)
-            if self._stopping.is_set():
-                break
-            self._report(order, turn)
+        with closing(self._painter.run(order.plan)) as turns:
+            for turn in turns:
+                if isinstance(turn, Finished):
+                    data = self._finishing.file(order.job, order.plan, materials, turn.picture)
+                    with _replacing(order.out) as draft:
+                        draft.write_bytes(data)
+                    self._kept.append(order.out)
+                    return _said(order, time.monotonic() - begun_s)
+                if self._stopping.is_set():
+                    break
+                self._report(order, turn)
         raise Cancelled("the generation was stopped")
 
     def _report(self, order: Order, step: PipelineStep) -> None:

@@ -3,16 +3,19 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.checkpoint import CheckpointInfo, Preview
+from orchestrator.diffusion.denoiser import Network
 from orchestrator.diffusion.schedule import NoiseSchedule
 from orchestrator.diffusion.tokenizer import BOS_TOKEN, BYTE_SYMBOLS, EOS_TOKEN, WORD_END, Tokenizer
-from orchestrator.pipeline import Finished, Pipeline, PipelineStep
+from orchestrator.pipeline import Pipeline, PipelineStep, Turns
 from orchestrator.plan import Plan
 
 TEXT_WIDTH = 8
@@ -60,29 +63,25 @@ class MockPainter:
         self._pipeline = Pipeline(_MockModels(), self.checkpoint)
         self._seconds = seconds
 
-    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]:
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
         """Like :meth:`Pipeline.run`."""
-        for turn in self._pipeline.run(plan, resume):
-            if isinstance(turn, PipelineStep):
-                time.sleep(self._seconds / turn.total)
-            yield turn
+        with closing(self._pipeline.run(plan, resume)) as turns:
+            for turn in turns:
+                if isinstance(turn, PipelineStep):
+                    time.sleep(self._seconds / turn.total)
+                yield turn
 
 
 class _MockModels:
     """Networks that see clean latents of zeros wherever they look, and a decoder that draws a card instead of them."""
 
-    def encode_text(self, input_ids: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def encode_text(self, input_ids: NDArray[np.int64], /, model: str = "text_encoder") -> NDArray[np.float32]:
+        del model
         return np.zeros((*input_ids.shape, TEXT_WIDTH), np.float32)
 
-    def predict(
-        self,
-        sample: NDArray[np.float32],
-        timestep: NDArray[np.float32],
-        encoder_hidden_states: NDArray[np.float32],
-        /,
-    ) -> NDArray[np.float32]:
-        del timestep, encoder_hidden_states
-        return sample
+    def conditioned(self, model: str, inputs: Mapping[str, NDArray[Any]], /) -> AbstractContextManager[Network]:
+        del model, inputs
+        return nullcontext(lambda sample, timestep: sample)
 
     def decode(self, latents: NDArray[np.float32], /) -> NDArray[np.uint8]:
         """A card in a colour of its own for each picture."""

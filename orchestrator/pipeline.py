@@ -3,9 +3,10 @@
 import io
 import json
 import zipfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +31,15 @@ SEED_STRIDE = 0x9E3779B9
 class Models(Protocol):
     """The four networks, wherever they run. ``n`` is any number of rows; rows do not see each other."""
 
-    def encode_text(self, input_ids: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """``[n,77] -> [n,77,width]``."""
+    def encode_text(self, input_ids: NDArray[np.int64], /, model: str = "text_encoder") -> NDArray[np.float32]:
+        """``[n,77] -> [n,77,width]``; ``model`` names the encoder where there are several."""
         ...
 
-    def predict(
-        self, sample: Latents, timestep: NDArray[np.float32], encoder_hidden_states: NDArray[np.float32], /
-    ) -> Latents:
-        """``[n,4,h,w], [n,1], [n,77k,width] -> [n,4,h,w]``."""
+    def conditioned(self, model: str, inputs: Mapping[str, NDArray[Any]], /) -> AbstractContextManager[Network]:
+        """``model`` as a network of ``n`` rows whose other inputs ([n, ...] each) stay what they are between steps.
+
+        They are placed once and gone when the context ends; until then any number of calls may be made, one at a time.
+        """
         ...
 
     def decode(self, latents: Latents, /) -> NDArray[np.uint8]:
@@ -69,6 +71,10 @@ class Finished:
     picture: NDArray[np.uint8]
 
 
+Turns = Generator[PipelineStep | Finished, None, None]
+"""What a run yields. Whoever does not exhaust it closes it, so that what the run placed in the server goes too."""
+
+
 class Pipeline:
     """Runs plans on one checkpoint; shared by all jobs, it keeps nothing of them but prompt embeddings."""
 
@@ -77,31 +83,31 @@ class Pipeline:
         self._models = models
         self._embeddings = EmbeddingCache(EMBEDDINGS_KEPT)
 
-    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]:
-        """Every step of ``plan``, or those after ``resume``, then the picture. To stop, stop asking.
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
+        """Every step of ``plan``, or those after ``resume``, then the picture. To stop, close it.
 
         The picture is the same from wherever the run was resumed.
 
         Raises:
             GenerationFailed: a network could not be reached, took too long or answered NaN.
         """
-        network = self._network(plan)
         clean: Latents | None = None
         first = 0 if resume is None else resume.pass_index
-        for pass_index in range(first, len(plan.passes)):
-            if resume is not None and pass_index == first:
-                clean, start = None, resume.step
-            else:
-                start = self._start(plan, pass_index, clean)
-            clean = yield from self._denoise(plan, pass_index, start, network)
+        with self._models.conditioned("unet", {"encoder_hidden_states": self._embedded(plan)}) as rows:
+            network = guided(rows, plan.guidance_scale)
+            for pass_index in range(first, len(plan.passes)):
+                if resume is not None and pass_index == first:
+                    clean, start = None, resume.step
+                else:
+                    start = self._start(plan, pass_index, clean)
+                clean = yield from self._denoise(plan, pass_index, start, network)
         assert clean is not None
         yield Finished(self._models.decode(clean)[0])
 
-    def _network(self, plan: Plan) -> Network:
-        prompt = self._encoded(plan, plan.prompt_chunks)
-        # Without guidance there is no negative row, and ``guided`` does not look at what stands in for it.
-        negative = self._encoded(plan, plan.negative_chunks) if plan.negative_chunks else prompt
-        return guided(self._models.predict, prompt, negative, plan.guidance_scale)
+    def _embedded(self, plan: Plan) -> NDArray[np.float32]:
+        """Embeddings [n,77k,width]: one row without guidance, else two, the negative prompt's first."""
+        rows = (plan.negative_chunks, plan.prompt_chunks) if plan.negative_chunks else (plan.prompt_chunks,)
+        return np.concatenate([self._encoded(plan, chunks) for chunks in rows])
 
     def _encoded(self, plan: Plan, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Embeddings [1,77k,width], each token's weight applied."""

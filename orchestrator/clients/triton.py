@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,8 @@ MODELS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 READY_WITHIN_S = 2.0
 UNLOADED_WITHIN_S = 60.0
 DEAD_UNLOADS_WITHIN_S = 1.0
+
+Network = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate")
 _DEAD_STUB = ("stub process", "not healthy")
@@ -60,20 +63,20 @@ class TritonModels:
         self._lock = threading.Lock()
         self._loads: dict[str, _Loads] = {}
 
-    def encode_text(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def encode_text(self, input_ids: NDArray[np.int64], model: str = "text_encoder") -> NDArray[np.float32]:
         """Token ids [n,77] to embeddings [n,77,width]."""
-        outputs = self.run("text_encoder", {"input_ids": input_ids}, ("last_hidden_state",))
-        return _finite("text_encoder", outputs["last_hidden_state"])
+        outputs = self.run(model, {"input_ids": input_ids}, ("last_hidden_state",))
+        return _finite(model, outputs["last_hidden_state"])
 
-    def predict(
-        self,
-        sample: NDArray[np.float32],
-        timestep: NDArray[np.float32],
-        encoder_hidden_states: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Latents [n,4,h,w], timesteps [n,1], embeddings [n,77k,width] to what the UNet predicts, [n,4,h,w]."""
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states}
-        return _finite("unet", self.run("unet", inputs, ("out_sample",))["out_sample"])
+    @contextmanager
+    def conditioned(self, model: str, inputs: Mapping[str, Array]) -> Iterator[Network]:
+        """``model`` on latents [n,4,h,w] and timesteps [n,1]; its other inputs stay ``inputs`` while this lasts."""
+
+        def network(sample: NDArray[np.float32], timestep: NDArray[np.float32]) -> NDArray[np.float32]:
+            outputs = self.run(model, {"sample": sample, "timestep": timestep, **inputs}, ("out_sample",))
+            return _finite(model, outputs["out_sample"])
+
+        yield network
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never becomes a picture: uint8 could not show it."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +11,6 @@ from orchestrator.diffusion.noise import Latents
 
 Network = Callable[[Latents, NDArray[np.float32]], Latents]
 """``(sample [n,c,h,w], timestep [n,1]) -> out_sample [n,c,h,w]``, float32; sample has about unit variance."""
-
-
-class Predict(Protocol):
-    """The UNet as the inference server serves it: rows of sample, timestep and text embeddings to rows of output."""
-
-    def __call__(
-        self, sample: Latents, timestep: NDArray[np.float32], encoder_hidden_states: NDArray[np.float32], /
-    ) -> Latents:
-        """``[n,4,h,w], [n,1], [n,77k,width] -> [n,4,h,w]``."""
-        ...
 
 
 def denoiser(network: Network, levels: Levels) -> Denoise:
@@ -37,21 +26,18 @@ def denoiser(network: Network, levels: Levels) -> Denoise:
     return denoise
 
 
-def guided(
-    predict: Predict, prompt: NDArray[np.float32], negative: NDArray[np.float32], guidance_scale: float
-) -> Network:
-    """The network under classifier-free guidance (Ho, Salimans, arXiv 2207.12598).
+def guided(network: Network, guidance_scale: float) -> Network:
+    """``network`` under classifier-free guidance (Ho, Salimans, arXiv 2207.12598), where there is any.
 
-    ``prompt`` and ``negative`` are embeddings [n,77k,width]. The pair goes out as one call, negative rows first; at a
+    The pair goes out as one call, negative rows first: ``network`` must be conditioned on rows in that order. At a
     ``guidance_scale`` of 1.0 or less the negative prompt has no say, as in diffusers, and only the prompt's rows go.
     """
     if guidance_scale <= 1.0:
-        return lambda sample, timestep: predict(sample, timestep, prompt)
-    embeddings = np.concatenate((negative, prompt))
+        return network
 
-    def network(sample: Latents, timestep: NDArray[np.float32]) -> Latents:
-        pair = predict(np.concatenate((sample, sample)), np.concatenate((timestep, timestep)), embeddings)
+    def doubled(sample: Latents, timestep: NDArray[np.float32]) -> Latents:
+        pair = network(np.concatenate((sample, sample)), np.concatenate((timestep, timestep)))
         uncond, cond = np.split(pair, 2)
         return uncond + guidance_scale * (cond - uncond)
 
-    return network
+    return doubled

@@ -43,6 +43,12 @@ def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
         return list(pool.map(begin, calls))
 
 
+def step(models: TritonModels, sample: np.ndarray, timestep: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """One call of the UNet."""
+    with models.conditioned("unet", {"encoder_hidden_states": embeddings}) as network:
+        return network(sample, timestep)
+
+
 def executions(triton: LocalTriton, model: str) -> tuple[int, int]:
     """How many rows ``model`` ran, in how many executions."""
     address = urlsplit(triton.http_url)
@@ -108,7 +114,7 @@ def test_every_network_answers_in_the_shapes_of_the_table(triton_models: TritonM
     embeddings = triton_models.encode_text(np.arange(154).reshape(2, 77))
     assert embeddings.shape == (2, 77, tiny_graphs.WIDTH)
     latents = np.zeros((2, 4, 8, 16), np.float32)
-    predicted = triton_models.predict(latents, np.full((2, 1), 999, np.float32), embeddings)
+    predicted = step(triton_models, latents, np.full((2, 1), 999, np.float32), embeddings)
     assert (predicted.shape, predicted.dtype) == ((2, 4, 8, 16), np.float32)
     picture = triton_models.decode(predicted)
     assert (picture.shape, picture.dtype) == ((2, 64, 128, 3), np.uint8)
@@ -147,7 +153,7 @@ def test_calls_of_different_jobs_share_executions(local_triton: LocalTriton, tri
     levels = [np.full((2, 1), 100 * index, np.float32) for index in range(8)]
     rows_before, runs_before = executions(local_triton, "unet")
     calls = [
-        lambda sample=sample, level=level: triton_models.predict(sample, level, embeddings)
+        lambda sample=sample, level=level: step(triton_models, sample, level, embeddings)
         for sample, level in zip(samples, levels, strict=True)
     ]
     shared = together(calls)
@@ -221,8 +227,11 @@ def test_openvino_answers_what_onnx_runtime_answers(tiny_repository: Path, run: 
 
 def test_a_wrong_shape_is_refused_with_the_model_s_name(triton_models: TritonModels) -> None:
     with pytest.raises(GenerationFailed, match="unet"):
-        triton_models.predict(
-            np.zeros((1, 5, 8, 8), np.float32), np.zeros((1, 1), np.float32), np.zeros((1, 77, 16), np.float32)
+        step(
+            triton_models,
+            np.zeros((1, 5, 8, 8), np.float32),
+            np.zeros((1, 1), np.float32),
+            np.zeros((1, 77, 16), np.float32),
         )
 
 

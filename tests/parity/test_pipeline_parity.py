@@ -5,6 +5,7 @@ The reference is made here, by diffusers itself: nothing is stored, so nothing c
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,12 @@ class TorchModels:
         self._pipe = pipe
 
     @torch.no_grad()
-    def encode_text(self, input_ids):
+    def encode_text(self, input_ids, model="text_encoder"):
         return self._pipe.text_encoder(torch.from_numpy(input_ids))[0].numpy()
+
+    @contextmanager
+    def conditioned(self, model, inputs):
+        yield lambda sample, timestep: self.predict(sample, timestep, **inputs)
 
     @torch.no_grad()
     def predict(self, sample, timestep, encoder_hidden_states):

@@ -1,6 +1,7 @@
 """A checkpoint small enough for unit tests: a vocabulary of bytes and a few words, and networks that are formulas."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,10 +86,20 @@ class FormulaModels:
     encoded: list[np.ndarray] = field(default_factory=list)
     predicted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     decoded: int = 0
+    placed: int = 0
+    """How many jobs' inputs are placed now."""
 
-    def encode_text(self, input_ids):
+    def encode_text(self, input_ids, model="text_encoder"):
         self.encoded.append(input_ids)
         return np.sin(input_ids[..., None] * np.arange(1, WIDTH + 1) + np.arange(77)[:, None]).astype(np.float32) + 0.5
+
+    @contextmanager
+    def conditioned(self, model, inputs):
+        self.placed += 1
+        try:
+            yield lambda sample, timestep: self.predict(sample, timestep, **inputs)
+        finally:
+            self.placed -= 1
 
     def predict(self, sample, timestep, encoder_hidden_states):
         self.predicted.append((sample, timestep, encoder_hidden_states))

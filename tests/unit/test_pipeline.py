@@ -111,6 +111,17 @@ def test_a_run_that_is_not_asked_on_stops_within_a_step():
     assert (len(models.predicted), models.decoded) == (1, 0)
 
 
+def test_what_a_run_placed_in_the_server_is_gone_when_it_ends_or_is_closed():
+    models = FormulaModels()
+    run = Pipeline(models, small_checkpoint()).run(small_plan())
+    next(run)
+    placed_while_running = models.placed
+    run.close()
+    placed_after_closing = models.placed
+    list(Pipeline(models, small_checkpoint()).run(small_plan()))
+    assert (placed_while_running, placed_after_closing, models.placed) == (1, 0, 0)
+
+
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_run_resumed_after_any_step_gives_the_identical_picture(sampler: str):
     plan = small_plan(sampler=sampler)

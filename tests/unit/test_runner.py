@@ -3,7 +3,6 @@
 import hashlib
 import io
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from orchestrator.imaging.signing_key import development_key
 from orchestrator.job import Event, Job, Progress, SignatureRef, StyleRef
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.mock import MockPainter
-from orchestrator.pipeline import Finished, PipelineStep
+from orchestrator.pipeline import PipelineStep, Turns
 from orchestrator.plan import Plan
 from orchestrator.runner import Runner, RunnerSettings
 from orchestrator.styles import StyleShelf
@@ -48,7 +47,7 @@ class Watched:
         self.checkpoint = self._painter.checkpoint
         self.breaks_after, self.then, self.taken = steps, then, 0
 
-    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Iterator[PipelineStep | Finished]:
+    def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
         for turn in self._painter.run(plan, resume):
             if isinstance(turn, PipelineStep):
                 self.taken += 1
