@@ -50,6 +50,8 @@ def build_studio(settings: Settings) -> Studio:
         return Studio(MockPainter(settings.models.mock_s), None, mock=True)
     if not settings.models.enabled:
         return Studio(DisabledPainter(), None, mock=False)
+    if settings.models.mode == "managed":
+        raise ConfigError("INFERENCE_MODE is 'managed'; pictures are made by self or mock, managed serves staging only")
     checkpoint = read_checkpoint(settings.models.repository)
     models = TritonModels(settings.models.triton_url, deadline_s=settings.service.job_timeout_s)
     return Studio(Pipeline(models, checkpoint), models, mock=False)

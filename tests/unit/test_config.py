@@ -85,7 +85,7 @@ def test_every_variable_reaches_its_setting(tmp_path: Path):
         ("TRITON_URL", "localhost:8000", "a URL like http://127.0.0.1:8000"),
         ("TRITON_URL", "http://host:99999", "a URL like http://127.0.0.1:8000"),
         ("TRITON_URL", "http://", "a URL like http://127.0.0.1:8000"),
-        ("INFERENCE_MODE", "gpu", "self or mock"),
+        ("INFERENCE_MODE", "gpu", "self or mock or managed"),
         ("INFERENCE_ENABLED", "maybe", "true or false"),
         ("DISABLED_FALLBACK", "ignore", "mock or refuse"),
         ("MOCK_SECONDS", "-1", "seconds, 0 or more"),
