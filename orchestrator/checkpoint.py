@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.diffusion.schedule import NoiseSchedule
+from orchestrator.diffusion.style_vector import NO_LAYOUT, StyleLayout
 from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
 from orchestrator.errors import ConfigError
 
@@ -48,7 +49,7 @@ class CheckpointInfo:
     min_size_px: int
     max_size_px: int
     size_step_px: int
-    max_style_rank: int
+    style_layout: StyleLayout
     layers: Layers
     preview: Preview
     tokenizer: Tokenizer
@@ -93,13 +94,14 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
         for name in names:
             if not isinstance(fields[name], kind):
                 raise TypeError(f"{name} {fields[name]!r}")
+    layers = _layers(fields.get("layers", {}))
     return CheckpointInfo(
         **{name: fields[name] for name in (*texts, "models", *counts)},
         schedule=NoiseSchedule.from_config(fields["scheduler"]),
         size_step_px=int(fields.get("size_step_px", SIZE_STEP_PX[fields["family"]])),
         max_chunks=int(fields.get("max_chunks", MAX_CHUNKS)),
-        max_style_rank=int(fields.get("max_style_rank", 0)),
-        layers=_layers(fields.get("layers", {})),
+        style_layout=_style_layout(fields.get("style", {}), layers.get("unet", {})),
+        layers=layers,
         preview=_preview(fields["preview"], fields["latent_channels"]),
         tokenizer=tokenizer,
     )
@@ -111,6 +113,19 @@ def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:
     if not isinstance(fields, dict) or not all(isinstance(layers, dict) for layers in fields.values()):
         raise TypeError("layers that are no JSON objects")
     return {key: {name: _shape(shape) for name, shape in fields[key].items()} for key in networks if key in fields}
+
+
+def _style_layout(fields: Mapping[str, Any], layers: Mapping[str, tuple[int, ...]]) -> StyleLayout:
+    """How the UNet's ``style`` input is laid out; a rank of 0, or no word of it, means that there is none."""
+    rank, names = fields.get("rank", 0), tuple(fields.get("layers", ()))
+    if not isinstance(rank, int) or rank < 0 or (rank > 0 and not names):
+        raise ValueError(f"style of rank {rank!r} in {len(names)} layers")
+    if rank == 0:
+        return NO_LAYOUT
+    for name in names:
+        if len(layers.get(name, ())) != 2:
+            raise ValueError(f"style layers that hold {name}, which is no linear layer of the UNet")
+    return StyleLayout(rank=rank, layers=names, shapes=tuple((layers[name][0], layers[name][1]) for name in names))
 
 
 def _shape(sides: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from orchestrator.imaging.provenance import Provenance
 from orchestrator.imaging.signature import Mark, load_signature, stamp, text_signature
 from orchestrator.job import Job, StyleRef
 from orchestrator.plan import SCHEDULE_DEFAULT, Plan
-from orchestrator.styles import AppliedStyle
+from orchestrator.style_ways import AppliedStyle
 
 SIGNATURE_LIMIT_BYTES = 10 << 20
 

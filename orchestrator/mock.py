@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from orchestrator.checkpoint import CheckpointInfo, Preview
 from orchestrator.diffusion.denoiser import Network
 from orchestrator.diffusion.schedule import NoiseSchedule
+from orchestrator.diffusion.style_vector import NO_LAYOUT
 from orchestrator.diffusion.tokenizer import BOS_TOKEN, BYTE_SYMBOLS, EOS_TOKEN, WORD_END, Tokenizer
 from orchestrator.pipeline import Pipeline, PipelineStep, Turns
 from orchestrator.plan import Plan
@@ -48,7 +49,7 @@ def mock_checkpoint() -> CheckpointInfo:
         min_size_px=256,
         max_size_px=1024,
         size_step_px=64,
-        max_style_rank=0,
+        style_layout=NO_LAYOUT,
         layers={},
         preview=Preview(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.5, 0.5, 0.5)),
         tokenizer=Tokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges={}),

@@ -13,12 +13,13 @@ from typing import Protocol
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.clients.weights import WeightsFile, read_weights
-from orchestrator.diffusion.lora import Lora, needs_config, read_lora
+from orchestrator.diffusion.lora import needs_config, read_lora
 from orchestrator.diffusion.lora_scales import PeftScaling, config_of, metadata_of
 from orchestrator.errors import InvalidInput, LoraIncompatible, LoraNotFound, ObjectNotFound, RemarqueError
 from orchestrator.imaging.provenance import StyleRecord
 from orchestrator.job import StyleRef
 from orchestrator.style_files import StyleFiles
+from orchestrator.style_ways import AppliedStyle, Style
 
 LIMIT_BYTES = 512 << 20
 CONFIG_LIMIT_BYTES = 1 << 20
@@ -52,28 +53,6 @@ class ShelfSettings:
     disk_bytes: int = 8 << 30
     folder: Path | None = None
     trusted_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Style:
-    """A style's weights, whole and checked. ``sha256`` of the weights file is its name everywhere.
-
-    ``lora`` is None where no network takes part: a mock checks the file and has no layers to match.
-    """
-
-    sha256: str
-    size_bytes: int
-    dtypes: tuple[str, ...]
-    lora: Lora | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AppliedStyle:
-    """One style of one job, with what the picture says about it."""
-
-    style: Style
-    weight: float
-    record: StyleRecord
 
 
 Count = Callable[[str, str, float], None]
@@ -121,10 +100,10 @@ class StyleShelf:
             LoraIncompatible: a file is broken, or made for other networks than those served.
         """
         applied = tuple(
-            AppliedStyle(style=style, weight=ref.weight, record=_record(ref, style))
+            AppliedStyle(style=style, weight=ref.weight, path=ref.path, record=_record(ref, style))
             for ref, style in ((ref, self.get(ref.path)) for ref in refs)
         )
-        if refs and self._served is not None and self._served.max_style_rank == 0:
+        if refs and self._served is not None and not self._served.style_layout.size:
             raise LoraIncompatible(
                 f"style {refs[0].path} cannot be applied; the UNet of {self._served.name} takes no style"
             )
@@ -234,7 +213,13 @@ class StyleShelf:
     def _read(self, weights: WeightsFile, config: bytes | None) -> Style:
         scalings = scalings_of(weights, config)
         lora = None if self._served is None else read_lora(weights.tensors, scalings, self._served)
-        return Style(sha256=weights.sha256, size_bytes=weights.size_bytes, dtypes=weights.dtypes, lora=lora)
+        return Style(
+            sha256=weights.sha256,
+            identity=_identity(weights.sha256, config),
+            size_bytes=weights.size_bytes,
+            dtypes=weights.dtypes,
+            lora=lora,
+        )
 
     def _keep(self, path: str, known: _Known, style: Style) -> None:
         """Keep the style as the latest used, and forget the longest unused until everything fits."""
@@ -270,6 +255,11 @@ def _files_at(path: str) -> tuple[str, ...]:
 def _record(ref: StyleRef, style: Style) -> StyleRecord:
     name = PurePosixPath(ref.path).stem if ref.style_id is None else f"style-{ref.style_id}"
     return StyleRecord(name=name, sha256=style.sha256, weight=ref.weight)
+
+
+def _identity(sha256: str, config: bytes | None) -> str:
+    """The same weights under another configuration are another style."""
+    return sha256 if config is None else hashlib.sha256(f"{sha256}:{_digest(config)}".encode()).hexdigest()
 
 
 def _digest(config: bytes | None) -> str:

@@ -75,7 +75,7 @@ def weights_of(network) -> dict[str, np.ndarray]:
 
 def read(path, networks):
     layers = {name: {layer: w.shape for layer, w in weights.items()} for name, weights in networks.items()}
-    served = SimpleNamespace(name="tiny", cross_attention_dim=WIDTH, layers=layers, max_style_rank=8)
+    served = SimpleNamespace(name="tiny", cross_attention_dim=WIDTH, layers=layers)
     inputs = Storage(path.parent.as_uri(), allowed_input_prefixes=[path.parent.as_uri()]).inputs
     return StyleShelf(inputs, served).get(str(path)).lora
 

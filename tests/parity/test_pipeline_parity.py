@@ -15,6 +15,7 @@ from fakes.published import SCHEDULERS
 
 from orchestrator.checkpoint import CheckpointInfo, Preview
 from orchestrator.diffusion.schedule import NoiseSchedule
+from orchestrator.diffusion.style_vector import NO_LAYOUT
 from orchestrator.diffusion.tokenizer import BOS_TOKEN, BYTE_SYMBOLS, EOS_TOKEN, WORD_END, read_tokenizer
 from orchestrator.job import Job
 from orchestrator.pipeline import Finished, Pipeline, PipelineStep
@@ -172,7 +173,7 @@ def checkpoint(tokenizer_folder: Path) -> CheckpointInfo:
         min_size_px=256,
         max_size_px=1024,
         size_step_px=64,
-        max_style_rank=0,
+        style_layout=NO_LAYOUT,
         layers={},
         preview=Preview(matrix=((0.0,) * 3,) * 4, bias=(0.5,) * 3),
         tokenizer=read_tokenizer(tokenizer_folder),

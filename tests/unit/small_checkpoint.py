@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.checkpoint import CheckpointInfo, Preview
 from orchestrator.diffusion.schedule import NoiseSchedule
+from orchestrator.diffusion.style_vector import NO_LAYOUT
 from orchestrator.diffusion.tokenizer import BOS_TOKEN, BYTE_SYMBOLS, EOS_TOKEN, WORD_END, Tokenizer
 
 SCHEDULER = {
@@ -44,7 +45,7 @@ def small_checkpoint(**changes: object) -> CheckpointInfo:
         "min_size_px": 256,
         "max_size_px": 1024,
         "size_step_px": 64,
-        "max_style_rank": 0,
+        "style_layout": NO_LAYOUT,
         "layers": {},
         "preview": Preview(
             matrix=((0.2, 0.0, 0.0), (0.0, 0.2, 0.0), (0.0, 0.0, 0.2), (0.0, 0.0, 0.0)), bias=(0.5,) * 3

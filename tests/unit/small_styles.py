@@ -6,6 +6,8 @@ import numpy as np
 from safetensors.numpy import save
 from small_checkpoint import WIDTH
 
+from orchestrator.diffusion.style_vector import StyleLayout
+
 CHANNELS = 8
 _ATTENTION = "attentions.0.transformer_blocks.0"
 
@@ -39,6 +41,10 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
         "encoder.layers.0.mlp.fc1": (4 * WIDTH, WIDTH),
     },
 }
+ATTENTION = tuple(name for name in LAYERS["unet"] if ".attn" in name)
+LAYOUT = StyleLayout(
+    rank=8, layers=ATTENTION, shapes=tuple((s[0], s[1]) for s in map(LAYERS["unet"].get, ATTENTION) if s)
+)
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 CONV = "down_blocks.0.resnets.0.conv1"

@@ -27,8 +27,21 @@ def test_a_built_repository_is_read(tmp_path: Path):
 
 
 def test_what_newer_builds_state_overrules_the_family(tmp_path: Path):
-    checkpoint = read_checkpoint(changed(tmp_path, size_step_px=32, max_chunks=2, max_style_rank=16))
-    assert (checkpoint.size_step_px, checkpoint.max_chunks, checkpoint.max_style_rank) == (32, 2, 16)
+    checkpoint = read_checkpoint(changed(tmp_path, size_step_px=32, max_chunks=2))
+    assert (checkpoint.size_step_px, checkpoint.max_chunks) == (32, 2)
+
+
+def test_the_layout_of_the_input_for_styles_is_read(tmp_path: Path):
+    layers = {"unet": {"a.to_q": [8, 6], "b.to_q": [8, 8], "conv": [8, 8, 3, 3]}}
+    checkpoint = read_checkpoint(changed(tmp_path, layers=layers, style={"rank": 4, "layers": ["b.to_q", "a.to_q"]}))
+    layout = checkpoint.style_layout
+    assert (layout.rank, layout.layers, layout.shapes) == (4, ("b.to_q", "a.to_q"), ((8, 8), (8, 6)))
+    assert layout.size == 4 * (16 + 14)
+
+
+def test_a_repository_built_without_the_input_has_none(tmp_path: Path):
+    assert read_checkpoint(write_repository(tmp_path / "old")).style_layout.size == 0
+    assert read_checkpoint(changed(tmp_path / "off", style={"rank": 0, "layers": []})).style_layout.size == 0
 
 
 def test_a_folder_that_was_never_built_says_what_builds_it(tmp_path: Path):
@@ -52,6 +65,9 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path):
         ({"models": []}, "models"),
         ({"preview": {"matrix": [[1, 2, 3]], "bias": [0, 0, 0]}}, r"preview with a matrix \(1, 3\)"),
         ({"preview": None}, "preview"),
+        ({"style": {"rank": 4, "layers": ["a.to_q"]}}, "style layers that hold a.to_q"),
+        ({"style": {"rank": 4}}, "style of rank 4 in 0 layers"),
+        ({"style": {"rank": "4", "layers": []}}, "style of rank '4'"),
         ({"scheduler": {"beta_schedule": "squaredcos_cap_v2"}}, "squaredcos_cap_v2"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.memory import MemoryStore
 from small_checkpoint import small_checkpoint
-from small_styles import LAYERS, QUERY, kohya_style, peft_config, peft_style
+from small_styles import LAYERS, LAYOUT, QUERY, kohya_style, peft_config, peft_style
 
 from orchestrator.errors import InvalidInput, LoraIncompatible, LoraNotFound, StorageError
 from orchestrator.job import StyleRef
@@ -16,7 +16,7 @@ from orchestrator.styles import ShelfSettings, StyleShelf
 
 PATH = "gs://b/ink.safetensors"
 FOLDER = "gs://b/styles/ink"
-SERVED = small_checkpoint(layers=LAYERS, max_style_rank=8)
+SERVED = small_checkpoint(layers=LAYERS, style_layout=LAYOUT)
 
 
 class Bench:
