@@ -1,124 +1,123 @@
-"""Writes an SD 1.x checkpoint of random weights: SD 1.5's published shape, or a tiny one for tests.
+"""Writes a checkpoint of random weights: SD 1.5's or SDXL's published shape, or a tiny one of either for tests.
 
     python export/random_checkpoint.py --shape sd15 --out /tmp/sd15-random
+    python export/random_checkpoint.py --shape sdxl --controlnet depth --controlnet canny --out /tmp/sdxl-random
 
-Such a checkpoint draws noise, but exports, loads and runs exactly as the trained one of the same shape.
+Such a checkpoint draws noise, but exports, loads and runs exactly as the trained one of the same shape. Each
+--controlnet adds a folder ``controlnet_NAME`` beside the checkpoint's own.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-_SCHEDULER: Final[Mapping[str, Any]] = {
-    "_class_name": "PNDMScheduler",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-}
-SHAPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
-    "sd15": {
-        "text_encoder": {
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "vocab_size": 49408,
-            # As published; the pooled output then reads the largest id, which is the end of the text.
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-            "pad_token_id": 1,
-        },
-        "unet": {
-            "sample_size": 64,
-            "block_out_channels": (320, 640, 1280, 1280),
-            "layers_per_block": 2,
-            "attention_head_dim": 8,
-            "cross_attention_dim": 768,
-        },
-        "vae": {"sample_size": 512, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
-    },
-    "tiny": {
-        "text_encoder": {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "vocab_size": 514,
-        },
-        "unet": {
-            "sample_size": 32,
-            "block_out_channels": (32, 64),
-            "layers_per_block": 1,
-            "attention_head_dim": 2,
-            "cross_attention_dim": 32,
-            "norm_num_groups": 8,
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        },
-        "vae": {
-            "sample_size": 64,
-            "block_out_channels": (16, 16, 32, 32),
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-        },
-    },
-}
+from export.random_shapes import SHAPES, Shape
+
+# What the ControlNet sees goes through these layers to latents' size; the first of the tiny ones is the UNet's own.
+_TINY_CONTROL: Final = (8, 16, 16, 16)
 
 
-def write(folder: Path, shape: str, seed: int = 0) -> None:
-    """Writes a folder that ``StableDiffusionPipeline.from_pretrained`` loads: fp16 safetensors, drawn from ``seed``."""
+def write(folder: Path, shape: str, seed: int = 0, controlnets: Sequence[str] = ()) -> None:
+    """Writes a folder that diffusers' pipelines load: fp16 safetensors, drawn from ``seed``."""
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     configs = SHAPES[shape]
-    torch.manual_seed(seed)
     vocabulary = _vocabulary(configs["text_encoder"]["vocab_size"])
+    torch.manual_seed(seed)
+    with _half():
+        for component, make in _networks(configs, vocabulary, controlnets).items():
+            make().save_pretrained(folder / component)
+    _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
+    _write_json(folder / "model_index.json", _index(configs))
+    _write_tokenizer(folder / "tokenizer", vocabulary, "<|endoftext|>")
+    if "text_encoder_2" in configs:
+        _write_tokenizer(folder / "tokenizer_2", vocabulary, "!")
+
+
+def _networks(
+    configs: Shape, vocabulary: Mapping[str, int], controlnets: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
+    """What makes each network, one at a time: SDXL's UNet alone is 5 GB."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     first, last = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     ends = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": last}
-    text_config = CLIPTextConfig(**{**ends, **configs["text_encoder"]})
     blocks = len(configs["vae"]["block_out_channels"])
     vae_blocks = {
         "down_block_types": ("DownEncoderBlock2D",) * blocks,
         "up_block_types": ("UpDecoderBlock2D",) * blocks,
         "latent_channels": 4,
     }
-    networks: dict[str, Any] = {
-        "text_encoder": lambda: CLIPTextModel(text_config),
+    networks: dict[str, Callable[[], Any]] = {
+        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(**{**ends, **configs["text_encoder"]})),
         "unet": lambda: UNet2DConditionModel(**configs["unet"]),
         "vae": lambda: AutoencoderKL(**configs["vae"], **vae_blocks),
     }
-    for component, make in networks.items():
-        make().half().save_pretrained(folder / component)
-    _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
-    _write_json(folder / "model_index.json", _INDEX)
-    _write_tokenizer(folder / "tokenizer", vocabulary)
+    if "text_encoder_2" in configs:
+        networks["text_encoder_2"] = lambda: CLIPTextModelWithProjection(
+            CLIPTextConfig(**{**ends, **configs["text_encoder_2"]})
+        )
+    return networks | {f"controlnet_{name}": lambda: _controlnet(configs["unet"]) for name in controlnets}
 
 
-_INDEX: Final[Mapping[str, Any]] = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "PNDMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+def _controlnet(unet: Mapping[str, Any]) -> Any:
+    """A ControlNet for a UNet of this shape; what training starts from zero is random too, so that it has a say."""
+    import torch
+    from diffusers import ControlNetModel
+
+    left_out = ("sample_size", "up_block_types")
+    said = {key: value for key, value in unet.items() if key not in left_out}
+    if unet["block_out_channels"][0] < 64:
+        said["conditioning_embedding_out_channels"] = _TINY_CONTROL
+    network = ControlNetModel(**said)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+            torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+@contextmanager
+def _half() -> Iterator[None]:
+    """Networks are made in fp16 from the start: SDXL's in fp32 first would need three times the memory."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _index(configs: Shape) -> dict[str, Any]:
+    """``model_index.json``: which class each component is of."""
+    shared = {
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", configs["scheduler"]["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if "text_encoder_2" not in configs:
+        safety = {"requires_safety_checker": False, "safety_checker": [None, None]}
+        return {"_class_name": "StableDiffusionPipeline", **shared, **safety}
+    return {
+        "_class_name": "StableDiffusionXLPipeline",
+        **shared,
+        "force_zeros_for_empty_prompt": True,
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
 
 
 def _vocabulary(size: int) -> dict[str, int]:
@@ -131,7 +130,7 @@ def _vocabulary(size: int) -> dict[str, int]:
     return vocabulary | {"<|startoftext|>": size - 2, "<|endoftext|>": size - 1}
 
 
-def _write_tokenizer(folder: Path, vocabulary: Mapping[str, int]) -> None:
+def _write_tokenizer(folder: Path, vocabulary: Mapping[str, int], pad_token: str) -> None:
     _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
     config = {
@@ -140,7 +139,7 @@ def _write_tokenizer(folder: Path, vocabulary: Mapping[str, int]) -> None:
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
+        "pad_token": pad_token,
     }
     _write_json(folder / "tokenizer_config.json", config)
 
@@ -156,8 +155,11 @@ def main() -> int:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--controlnet", action="append", default=[], metavar="NAME", help="for example depth; may repeat"
+    )
     arguments = parser.parse_args()
-    write(arguments.out, arguments.shape, arguments.seed)
+    write(arguments.out, arguments.shape, arguments.seed, arguments.controlnet)
     print(f"{arguments.out}: {arguments.shape}, seed {arguments.seed}")
     return 0
 
