@@ -72,8 +72,15 @@ def build_shelf(source: StyleSource, studio: Studio, settings: Settings, count: 
 def build_buckets(settings: Settings) -> BucketSettings:
     """Where the buckets of gs:// and s3:// are served from."""
     store = settings.store
+    try:
+        ca_certificates = None if store.ca_file is None else store.ca_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"STORE_CA_FILE is {store.ca_file}, which cannot be read: {error.strerror}") from error
     return BucketSettings(
-        s3_endpoint_url=store.s3_endpoint_url, s3_region=store.s3_region, gcs_endpoint_url=store.gcs_endpoint_url
+        s3_endpoint_url=store.s3_endpoint_url,
+        s3_region=store.s3_region,
+        gcs_endpoint_url=store.gcs_endpoint_url,
+        ca_certificates=ca_certificates,
     )
 
 

@@ -32,6 +32,7 @@ class ModelSettings:
     """Where the networks run, and what stands in for them."""
 
     triton_url: str
+    triton_ca_file: Path | None
     repository: Path
     mode: InferenceMode
     enabled: bool
@@ -58,6 +59,7 @@ class WebhookSettings:
     allowed_origins: tuple[str, ...]
     api_token: str | None = field(repr=False)
     signing_secret: str | None = field(repr=False)
+    ca_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class StoreSettings:
     s3_endpoint_url: str | None
     s3_region: str | None
     gcs_endpoint_url: str | None
+    ca_file: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class ServiceSettings:
     job_timeout_s: float
     checkpoint_every_s: float
     log_level: LogLevel
+    traces_url: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     return Settings(
         models=ModelSettings(
             triton_url=read.one("TRITON_URL", "http://127.0.0.1:8000", http_url),
+            triton_ca_file=read.optional("TRITON_CA_FILE", file),
             repository=read.one("MODEL_REPOSITORY", ".remarque/models", Path),
             mode=read.one("INFERENCE_MODE", "self", choice("self", "mock", "managed")),
             enabled=read.one("INFERENCE_ENABLED", "true", flag),
@@ -147,6 +152,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             allowed_origins=read.several("WEBHOOK_ALLOWED_ORIGINS", origin),
             api_token=read.secret("INTERNAL_API_TOKEN", token),
             signing_secret=read.secret("WEBHOOK_SIGNING_SECRET", token),
+            ca_file=read.optional("WEBHOOK_CA_FILE", file),
         ),
         store=StoreSettings(
             results=read.optional("RESULT_STORE", store_url),
@@ -154,6 +160,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             s3_endpoint_url=read.optional("S3_ENDPOINT_URL", http_url),
             s3_region=read.optional("S3_REGION", str),
             gcs_endpoint_url=read.optional("GCS_ENDPOINT_URL", http_url),
+            ca_file=read.optional("STORE_CA_FILE", file),
         ),
         styles=StyleSettings(
             max_mb=read.one("STYLE_MAX_MB", "512", count(1, 4096)),
@@ -173,5 +180,6 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             job_timeout_s=read.one("JOB_TIMEOUT_SECONDS", "1200", seconds),
             checkpoint_every_s=read.one("CHECKPOINT_EVERY_SECONDS", "10", seconds),
             log_level=read.one("LOG_LEVEL", "INFO", choice("DEBUG", "INFO", "WARNING", "ERROR")),
+            traces_url=read.optional("OTEL_EXPORTER_OTLP_ENDPOINT", http_url),
         ),
     )

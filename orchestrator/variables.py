@@ -39,14 +39,30 @@ class Reader:
         return tuple(found)
 
     def secret(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """Like ``optional``, but a wrong value is not repeated in the message."""
-        value = self._environ.get(name, "").strip()
+        """Like ``optional``, but ``NAME_FILE`` may name a file that holds the value, and no message repeats it."""
+        value, path = (self._environ.get(one, "").strip() for one in (name, f"{name}_FILE"))
+        if value and path:
+            raise ConfigError(f"{name} and {name}_FILE are both set; one of them is expected")
+        if path:
+            value = _held(f"{name}_FILE", Path(path))
         if not value:
             return None
         try:
             return parse(value)
         except ValueError as error:
             raise ConfigError(f"{name} (its value is not shown) is wrong; expected {error}") from None
+
+
+def _held(name: str, path: Path) -> str:
+    """A secret's file without the line break that editors leave at its end; an empty one is a mistake, not a no."""
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"{name} is {str(path)!r}, which cannot be read: {reason}") from None
+    if not value:
+        raise ConfigError(f"{name} is {str(path)!r}, which is empty; expected a file that holds the secret")
+    return value
 
 
 def _expect(what: str) -> NoReturn:

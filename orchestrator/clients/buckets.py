@@ -35,6 +35,7 @@ class BucketSettings:
     s3_region: str | None = None
     gcs_endpoint_url: str | None = None
     gcs_bearer_token: str | None = field(default=None, repr=False)
+    ca_certificates: bytes | None = None  # PEM, trusted beside the system's own
     connect_timeout_s: float = 5.0
     stall_timeout_s: float = 15.0  # no byte came for so long; a 200 MB style on a slow link is no stall
     request_timeout_s: float = 300.0
@@ -157,6 +158,8 @@ class Buckets:
         }
         if endpoint is not None and endpoint.startswith("http://"):
             client["allow_http"] = True
+        if settings.ca_certificates is not None:
+            client["root_certificate"] = settings.ca_certificates
         return client
 
     def _retry(self) -> "RetryConfig":

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -57,12 +56,11 @@ class WebhookSender:
         settings: WebhookSettings,
         *,
         patience: Patience | None = None,
-        ca_bundle: Path | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._patience = patience or Patience()
         self._now_s = now_s
-        self._verify = True if ca_bundle is None else str(ca_bundle)
+        self._verify = True if settings.ca_file is None else str(settings.ca_file)
         self._backend = None if settings.backend_url is None else _base("BACKEND_URL", settings.backend_url)
         self._origins = frozenset(_base("WEBHOOK_ALLOWED_ORIGINS", origin) for origin in settings.allowed_origins)
         self._signer = None if settings.signing_secret is None else Signer.parse(settings.signing_secret)

@@ -8,6 +8,7 @@ import traceback
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -338,7 +339,7 @@ def test_a_certificate_nobody_vouches_for_is_not_accepted(tls_backend: tuple[str
 
 def test_a_private_authority_can_be_named(tls_backend: tuple[str, Path]) -> None:
     settings = WebhookSettings(backend_url=tls_backend[0], allowed_origins=(), api_token=TOKEN, signing_secret=None)
-    sender = WebhookSender(settings, ca_bundle=tls_backend[1])
+    sender = WebhookSender(replace(settings, ca_file=tls_backend[1]))
     complete(sender)
     sender.close()
 

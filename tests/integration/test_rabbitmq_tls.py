@@ -1,18 +1,11 @@
 """``amqps://``: the broker's certificate and name are checked, against an authority of one's own if need be."""
 
-import asyncio
-import datetime
-import ssl
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from fakes.tls import private_authority, tls_in_front_of
 from integration.broker import RunningBroker
 
 from orchestrator.clients.amqp import Endpoint
@@ -24,56 +17,22 @@ Connect = Callable[[str, Path | None], Broker]
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of ``localhost`` in one file, its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
-    path.write_bytes(private + built.public_bytes(encoding))
-    return path
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return private_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
-def tls_port(rabbitmq: RunningBroker, certificate: Path) -> Iterator[int]:
+def certificate(authority: tuple[Path, Path]) -> Path:
+    """What signed the broker's certificate."""
+    return authority[0]
+
+
+@pytest.fixture(scope="module")
+def tls_port(rabbitmq: RunningBroker, authority: tuple[Path, Path]) -> Iterator[int]:
     """A port that speaks TLS for the shared broker."""
     upstream = urlsplit(rabbitmq.url)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to, back = await asyncio.open_connection(upstream.hostname, upstream.port)
-        await asyncio.gather(pump(reader, back), pump(to, writer), return_exceptions=True)
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    start = asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    server = asyncio.run_coroutine_threadsafe(start, loop).result(10)
-    yield server.sockets[0].getsockname()[1]
-    loop.call_soon_threadsafe(server.close)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with tls_in_front_of(str(upstream.hostname), int(upstream.port or 5672), authority[1]) as port:
+        yield port
 
 
 @pytest.fixture

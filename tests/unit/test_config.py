@@ -52,6 +52,10 @@ def test_every_variable_reaches_its_setting(tmp_path: Path):
             "ALLOWED_INPUT_PREFIXES": "gs://bucket/, /srv/styles/",
             "C2PA_CERTIFICATE": str(pem),
             "C2PA_KEY": str(pem),
+            "TRITON_CA_FILE": str(pem),
+            "WEBHOOK_CA_FILE": str(pem),
+            "STORE_CA_FILE": str(pem),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector:4318/",
             "HTTP_ADDRESS": "[::]:80",
             "GRACE_SECONDS": "60",
             "JOB_TIMEOUT_SECONDS": "900",
@@ -75,6 +79,8 @@ def test_every_variable_reaches_its_setting(tmp_path: Path):
         ("gs://bucket/", "/srv/styles/"),
     )
     assert (settings.provenance.certificate, settings.provenance.key) == (pem, pem)
+    assert (models.triton_ca_file, webhooks.ca_file, settings.store.ca_file) == (pem, pem, pem)
+    assert service.traces_url == "http://otel-collector:4318"
     assert (service.http_host, service.http_port, service.grace_s) == ("::", 80, 60.0)
     assert (service.job_timeout_s, service.checkpoint_every_s, service.log_level) == (900.0, 0.0, "DEBUG")
 
@@ -146,6 +152,39 @@ def test_secrets_are_in_no_repr():
         }
     )
     assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["RABBITMQ_URL", "INTERNAL_API_TOKEN", "WEBHOOK_SIGNING_SECRET"])
+def test_every_secret_can_come_from_a_file(name: str, tmp_path: Path):
+    value = "amqp://u:p@broker/" if name == "RABBITMQ_URL" else "whsec_c2VjcmV0"
+    (tmp_path / "secret").write_text(value + "\n")
+    settings = from_environ({f"{name}_FILE": str(tmp_path / "secret")})
+    assert value in (settings.queue.url, settings.webhooks.api_token, settings.webhooks.signing_secret)
+    assert value not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("held", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"\n", "is empty"),
+        (b"\xff", "no UTF-8"),
+        (b"hunter2\nX: 1", "INTERNAL_API_TOKEN .its value is not shown. is wrong"),
+    ],
+)
+def test_a_secret_file_that_holds_none_stops_the_start_and_is_not_repeated(
+    held: bytes | None, sentence: str, tmp_path: Path
+):
+    if held is not None:
+        (tmp_path / "secret").write_bytes(held)
+    with pytest.raises(ConfigError, match=sentence) as raised:
+        from_environ({"INTERNAL_API_TOKEN_FILE": str(tmp_path / "secret")})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_secret_and_its_file_are_not_both_taken(tmp_path: Path):
+    with pytest.raises(ConfigError, match="INTERNAL_API_TOKEN and INTERNAL_API_TOKEN_FILE are both set"):
+        from_environ({"INTERNAL_API_TOKEN": "a", "INTERNAL_API_TOKEN_FILE": str(tmp_path)})
 
 
 @pytest.mark.parametrize("name", ["C2PA_CERTIFICATE", "C2PA_KEY"])
