@@ -44,10 +44,11 @@ class Request:
     cache: GraphCache
     retrace: bool
     compute_capabilities: Sequence[int]
+    style_rank: int
 
     @property
     def graphs(self) -> tuple[specs.Graph, ...]:
-        return specs.graphs_of(self.checkpoint.architecture)
+        return specs.graphs_of(self.checkpoint.architecture, self.style_rank)
 
     @property
     def has_engines(self) -> bool:
@@ -142,6 +143,7 @@ def _describe(request: Request, folder: Path) -> None:
     session = Session(path)
     content = description.describe(
         request.checkpoint,
+        request.graphs,
         request.name,
         lambda value: session.run({latents.name: value.astype(wire)})[decoder.outputs[0].name],
     )

@@ -36,7 +36,7 @@ from export.checkpoint import open_checkpoint
 from export.config_pbtxt import LOCAL_RUNTIMES, Serving
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache, user_folder
-from export.specs import Device, Precision, Runtime
+from export.specs import STYLE_RANK, Device, Precision, Runtime
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +68,7 @@ def _request(options: argparse.Namespace) -> Request:
         cache=GraphCache((options.graphs,) if options.graphs else (*SHIPPED, user_folder())),
         retrace=options.retrace,
         compute_capabilities=tuple(options.sm),
+        style_rank=options.style_rank,
     )
 
 
@@ -124,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         default=(),
         metavar="NN",
         help="compute capabilities of a TensorRT-RTX engine, for example 86 89 (default: this machine's GPU)",
+    )
+    add(
+        "--style-rank",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"up to which rank a style travels with its row ({STYLE_RANK} suits most); 0, the default: none does",
     )
     add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")
     add(

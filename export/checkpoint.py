@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from export.config_defaults import complete, shape_key
 from export.errors import ExportError
-from export.specs import Architecture
+from export.specs import Architecture, Projection
 from export.weights import Weights
 
 PIPELINES: Final = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -25,6 +25,7 @@ _FILES: Final = ("diffusion_pytorch_model", "model")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """A checkpoint may carry its name as ``_name_or_path``; one that was a path says nothing to others."""
+_ATTENTION: Final = re.compile(r"(.+\.attn[12]\.to_(?:q|k|v|out\.0))\.weight")
 # Inputs beyond (sample, timestep, text): a checkpoint that sets one of these is another kind of network.
 _UNSERVED_UNET_KEYS: Final = ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "time_cond_proj_dim")
 _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
@@ -68,6 +69,7 @@ class Checkpoint:
             latent_channels=vae["latent_channels"],
             vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
             latent_multiple=2 ** (len(unet["block_out_channels"]) - 1),
+            attention=tuple(_projections(self.weights("unet"))),
         )
 
     def shape_key(self, component: str) -> str:
@@ -109,6 +111,13 @@ def _read_folder(folder: Path) -> Checkpoint:
         _weight_files(folder / component)
     name = said.get("_name_or_path", "")
     return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs)
+
+
+def _projections(weights: Weights) -> Iterator[Projection]:
+    for name in sorted(weights):
+        if (found := _ATTENTION.fullmatch(name)) is not None:
+            width_out, width_in = weights[name].shape
+            yield Projection(found[1], width_out, width_in)
 
 
 def _check_classes(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +22,9 @@ Decode = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 """Latents [n,4,h,w] -> pictures uint8 [n,8h,8w,3]."""
 
 
-def describe(checkpoint: Checkpoint, name: str, decode: Decode) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, decode: Decode) -> dict[str, Any]:
     """The content of ``remarque.json``; ``decode`` is the built VAE decoder."""
     architecture = checkpoint.architecture
-    graphs = specs.graphs_of(architecture)
     return {
         "format": FORMAT,
         "name": name,
@@ -42,6 +41,7 @@ def describe(checkpoint: Checkpoint, name: str, decode: Decode) -> dict[str, Any
         "max_size_px": specs.MAX_SIZE_PX,
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
         "layers": layers_of(checkpoint),
+        **styles_of(graphs),
         "preview": fit_preview(decode, architecture.latent_channels),
     }
 
@@ -57,6 +57,14 @@ def layers_of(checkpoint: Checkpoint) -> dict[str, dict[str, list[int]]]:
         }
         for component in ("unet", "text_encoder")
     }
+
+
+def styles_of(graphs: Sequence[specs.Graph]) -> dict[str, Any]:
+    """How the UNet's input ``style`` is laid out, if it has one; the layers' shapes are among all layers' own."""
+    style = next((graph.style for graph in graphs if graph.style is not None), None)
+    if style is None:
+        return {}
+    return {"style": {"rank": style.rank, "layers": [projection.layer for projection in style.layers]}}
 
 
 def fit_preview(decode: Decode, channels: int) -> dict[str, Any]:

@@ -56,7 +56,10 @@ def file_name(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Preci
         dim.name: dim.multiple for tensor in graph.inputs for dim in tensor.dims if isinstance(dim, specs.Axis)
     }
     # The version and the opset stand for the wrapper's code; everything else is the architecture's.
+    facts: tuple[object, ...]
     facts = (specs.GRAPH_VERSION, specs.opset_of(graph, precision), multiples, checkpoint.shape_key(graph.component))
+    if graph.style is not None:
+        facts = (*facts, graph.style.rank)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return f"{graph.name}-{precision}-{key}.onnx"
 

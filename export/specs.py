@@ -17,6 +17,8 @@ MAX_SIZE_PX: Final = 1024
 MAX_TOKENS: Final = 77
 MAX_CHUNKS: Final = 3
 """Chunks of 77 tokens that one prompt may be encoded in."""
+STYLE_RANK: Final = 8
+"""A style of up to this rank travels with its row; one of higher rank is merged into a model of its own."""
 
 
 class Precision(StrEnum):
@@ -81,10 +83,37 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """A linear layer of the checkpoint that reads ``width_in`` numbers and gives ``width_out``."""
+
+    layer: str
+    width_out: int
+    width_in: int
+
+
+@dataclass(frozen=True)
+class StyleInput:
+    """The input ``style`` [size]: a row's low-rank weights for all ``layers``, flat; zeros are no style.
+
+    Layer by layer in their order ``down`` [width_in, rank] and then ``up`` [rank, width_out], row-major; the layer
+    gives ``base(x) + (x @ down) @ up``. ``up`` holds scale and weight; a lower rank is padded with zeros.
+    """
+
+    rank: int
+    layers: tuple[Projection, ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers in one row."""
+        return sum(self.rank * (layer.width_in + layer.width_out) for layer in self.layers)
+
+
+@dataclass(frozen=True)
 class Graph:
     """One model directory. ``component`` is the checkpoint's folder that holds its weights.
 
     ``checked`` names an output that is NaN or infinite for a row that went wrong, where no other output could say so.
+    ``style`` says what the input of that name holds; without it the graph has no such input.
     """
 
     name: str
@@ -93,6 +122,7 @@ class Graph:
     outputs: tuple[Tensor, ...]
     batching: Mapping[Device, Batching]
     checked: str | None = None
+    style: StyleInput | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,8 @@ class Architecture:
     vae_scale_factor: int
     latent_multiple: int
     """The UNet halves its input ``log2`` of this many times, so latents' sides are multiples of it."""
+    attention: tuple[Projection, ...] = ()
+    """The UNet's attention projections, which a style may change row by row, in the order of their names."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +146,11 @@ class Profile:
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
-def graphs_of(architecture: Architecture) -> tuple[Graph, ...]:
-    """The four models of an SD 1.x checkpoint, in the order they are built."""
+def graphs_of(architecture: Architecture, style_rank: int = STYLE_RANK) -> tuple[Graph, ...]:
+    """The four models of an SD 1.x checkpoint, in the order they are built; with rank 0 no row has a style."""
     a = architecture
+    style = StyleInput(style_rank, a.attention) if style_rank and a.attention else None
+    styles = () if style is None else (Tensor("style", Kind.NETWORK, (style.size,)),)
     h, w = (_latent_axis(name, a) for name in "hw")
     H, W = (_pixel_axis(name, a) for name in "HW")
     tokens = Axis("tokens", MAX_TOKENS, MAX_TOKENS * MAX_CHUNKS, (MAX_TOKENS, MAX_TOKENS), multiple=MAX_TOKENS)
@@ -140,11 +174,13 @@ def graphs_of(architecture: Architecture) -> tuple[Graph, ...]:
                 Tensor("sample", Kind.NETWORK, latents),
                 Tensor("timestep", Kind.FLOAT32, (1,)),
                 Tensor("encoder_hidden_states", Kind.NETWORK, (tokens, a.text_width)),
+                *styles,
             ),
             (Tensor("out_sample", Kind.NETWORK, latents),),
             # A guided job is two rows: ten of them fill a GPU's execution. A CPU gains nothing beyond four jobs, and
             # more rows of 1024x1024 would not fit a laptop's memory.
             {Device.CPU: Batching(8, (2, 2), 5000), Device.GPU: Batching(20, (8, 2), 2000)},
+            style=style,
         ),
         Graph(
             "vae_decoder",

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from export import specs
 from export.binding import detach
 from export.checkpoint import Checkpoint
+from export.style_input import StyledUNet
 
 DTYPES: Final = {
     specs.Precision.FP32: torch.float32,
@@ -107,7 +108,7 @@ _WRAPPERS: Final[dict[str, type[nn.Module]]] = {
 
 
 def load(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision = specs.Precision.FP32) -> nn.Module:
-    """The network with the checkpoint's weights, taking and giving what the graph does."""
+    """The network with the checkpoint's weights, taking and giving what the graph does, but for a style."""
     classes: dict[str, Any] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
     dtype = DTYPES[precision]
     with _quietly():
@@ -121,7 +122,10 @@ def trace(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision
     Every weight is a different random number while it is traced: an optimiser that saw a checkpoint's ones and zeros
     would merge equal tensors or drop them, and the graph would fit that checkpoint alone.
     """
-    module = _wrap(graph, _untrained(graph, checkpoint, precision), precision)
+    network = _untrained(graph, checkpoint, precision)
+    module = _wrap(graph, network, precision)
+    if graph.style is not None:
+        module = StyledUNet(module, network, graph.style).eval()
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -141,7 +145,7 @@ def trace(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Precision
         optimizer.optimize_ir(model, should_fold=lambda node: _reads(node, names))
     for name in names:
         model.graph.initializers[name].const_value = _without_data(model.graph.initializers[name].const_value)
-    return detach(onnx_ir.to_proto(model), {name: name.removeprefix("network.") for name in names})
+    return detach(onnx_ir.to_proto(model), {name: name.partition("network.")[2] for name in names})
 
 
 def _reads(node: Any, names: set[str]) -> bool | None:

@@ -8,16 +8,19 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from export import specs, to_onnx
 from export.checkpoint import Checkpoint
 from export.errors import VerificationError
 from export.session import Session
+from export.style_input import merged
 
 # Largest difference allowed, as a share of the output's largest value. A picture is rounded to 255 levels, so values
 # that differ in their last bit may come out one level apart.
 _TOLERANCE: Final[Mapping[specs.Precision, float]] = {specs.Precision.FP32: 1e-4, specs.Precision.FP16: 3e-2}
 _TOLERANCE_LEVELS: Final[Mapping[specs.Precision, int]] = {specs.Precision.FP32: 1, specs.Precision.FP16: 12}
+_STYLE_STRENGTH: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def verify(
 ) -> tuple[Difference, ...]:
     """The largest difference of each output over one row and three, square and not; torch computes in fp32.
 
+    The first row of several has no style, every other one its own; torch has each merged into its weights.
+
     Raises VerificationError where one exceeds what the precision explains.
     """
     session = Session(path)
@@ -56,13 +61,11 @@ def verify(
     worst: dict[str, Difference] = {}
     for rows, stretch in ((1, 0), (3, 1)):
         inputs = example(graph, checkpoint, rows, stretch, generator)
-        with torch.inference_mode():
-            answer = network(*(torch.from_numpy(value) for value in inputs.values()))
-        expected = answer if isinstance(answer, tuple) else (answer,)
+        expected = _torch_says(graph, network, {name: torch.from_numpy(value) for name, value in inputs.items()})
         wire = {tensor.name: specs.wire_type(tensor.kind, precision) for tensor in graph.inputs}
         reached = session.run({name: value.astype(wire[name]) for name, value in inputs.items()})
         for tensor, value in zip(graph.outputs, expected, strict=True):
-            found = _difference(tensor, value.numpy(), reached[tensor.name], precision)
+            found = _difference(tensor, value, reached[tensor.name], precision)
             worst[tensor.name] = max(worst.get(tensor.name, found), found, key=lambda d: d.share)
     for difference in worst.values():
         # Written so that NaN fails too.
@@ -72,6 +75,19 @@ def verify(
                 f"value is {difference.scale:.3g}; {precision} explains {difference.allowed * difference.scale:.2g}"
             )
     return tuple(worst.values())
+
+
+def _torch_says(graph: specs.Graph, network: nn.Module, inputs: dict[str, Tensor]) -> tuple[NDArray[Any], ...]:
+    if graph.style is None:
+        with torch.no_grad():
+            answer = network(*inputs.values())
+        return tuple(value.numpy() for value in (answer if isinstance(answer, tuple) else (answer,)))
+    rows = []
+    styles = inputs.pop("style")
+    for i, style in enumerate(styles):
+        with merged(network.get_submodule("network"), graph.style, style), torch.no_grad():
+            rows.append(network(*(value[i : i + 1] for value in inputs.values())).numpy())
+    return (np.concatenate(rows),)
 
 
 def example(
@@ -92,11 +108,26 @@ def example(
             inputs[tensor.name] = generator.integers(0, vocabulary, shape, dtype=np.int64)
         elif tensor.name == "timestep":
             inputs[tensor.name] = generator.integers(0, 1000, shape).astype(np.float32)
+        elif graph.style is not None and tensor.name == "style":
+            inputs[tensor.name] = random_styles(graph.style, rows, generator)
         elif tensor.kind is specs.Kind.UINT8:
             inputs[tensor.name] = generator.integers(0, 256, shape, dtype=np.uint8)
         else:
             inputs[tensor.name] = generator.standard_normal(shape, dtype=np.float32)
     return inputs
+
+
+def random_styles(style: specs.StyleInput, rows: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Styles [rows, size], each another, that change a layer's output by about half of it; none for a first of many."""
+    values = generator.standard_normal((rows, style.size), dtype=np.float32)
+    start = 0
+    for layer in style.layers:
+        for numbers, deviation in ((layer.width_in, layer.width_in**-0.5), (layer.width_out, _STYLE_STRENGTH)):
+            values[:, start : start + style.rank * numbers] *= deviation
+            start += style.rank * numbers
+    if rows > 1:
+        values[0] = 0.0
+    return values
 
 
 def _difference(

@@ -1,6 +1,7 @@
 """Graphs against torch: the committed ones filled with the demo's weights, and freshly traced ones."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 GRAPHS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
 verify = pytest.importorskip("export.verify").verify
+random_styles = pytest.importorskip("export.verify").random_styles
 to_onnx = pytest.importorskip("export.to_onnx")
 
 
@@ -36,13 +38,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(str(folder))
 
 
-def graph_of(checkpoint: Checkpoint, name: str) -> specs.Graph:
-    return next(graph for graph in specs.graphs_of(checkpoint.architecture) if graph.name == name)
+def graph_of(checkpoint: Checkpoint, name: str, style_rank: int = specs.STYLE_RANK) -> specs.Graph:
+    return next(graph for graph in specs.graphs_of(checkpoint.architecture, style_rank) if graph.name == name)
 
 
-def bind_committed(checkpoint: Checkpoint, name: str, precision: specs.Precision, out: Path) -> Path:
+def bind_committed(
+    checkpoint: Checkpoint, name: str, precision: specs.Precision, out: Path, style_rank: int = specs.STYLE_RANK
+) -> Path:
     """The committed graph filled with the checkpoint's weights."""
-    graph = graph_of(checkpoint, name)
+    graph = graph_of(checkpoint, name, style_rank)
     model = GraphCache(SHIPPED).find(graph, checkpoint, precision)
     assert model is not None, f"demo/graphs holds no {name} for this checkpoint; build it with --graphs demo/graphs"
     bind(model, checkpoint.weights(graph.component), out / "model.onnx")
@@ -69,20 +73,53 @@ def test_committed_half_precision_unet_is_within_what_fp16_explains(demo: Checkp
     assert 0 < difference.share < 0.03
 
 
-def test_rows_of_one_batch_may_be_at_different_timesteps(demo: Checkpoint, tmp_path: Path) -> None:
-    unet = Session(bind_committed(demo, "unet", specs.Precision.FP32, tmp_path))
+def unet_inputs(demo: Checkpoint, rows: int) -> dict[str, np.ndarray]:
+    """Rows at different timesteps; the first has no style, each other its own."""
+    style = graph_of(demo, "unet").style
+    assert style is not None
     generator = np.random.default_rng(5)
-    inputs = {
-        "sample": generator.standard_normal((2, 4, 32, 32), dtype=np.float32),
-        "timestep": np.array([[999.0], [17.0]], np.float32),
-        "encoder_hidden_states": generator.standard_normal((2, 77, 128), dtype=np.float32),
+    return {
+        "sample": generator.standard_normal((rows, 4, 32, 32), dtype=np.float32),
+        "timestep": np.linspace(999.0, 17.0, rows, dtype=np.float32).reshape(rows, 1),
+        "encoder_hidden_states": generator.standard_normal((rows, 77, 128), dtype=np.float32),
+        "style": random_styles(style, rows, generator),
     }
+
+
+def test_rows_of_one_batch_may_be_at_different_timesteps_and_in_different_styles(
+    demo: Checkpoint, tmp_path: Path
+) -> None:
+    unet = Session(bind_committed(demo, "unet", specs.Precision.FP32, tmp_path))
+    inputs = unet_inputs(demo, 3)
 
     together = unet.run(inputs)["out_sample"]
 
-    for row in (0, 1):
+    for row in range(3):
         alone = unet.run({name: value[row : row + 1] for name, value in inputs.items()})["out_sample"]
         np.testing.assert_array_equal(together[row : row + 1], alone)
+
+
+def test_row_without_a_style_is_the_plain_unets_and_one_with_a_style_is_not(demo: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    styled = Session(bind_committed(demo, "unet", specs.Precision.FP32, tmp_path))
+    plain = Session(bind_committed(demo, "unet", specs.Precision.FP32, tmp_path / "plain", style_rank=0))
+    inputs = unet_inputs(demo, 2)
+
+    answer = styled.run(inputs)["out_sample"]
+    expected = plain.run({name: value for name, value in inputs.items() if name != "style"})["out_sample"]
+
+    np.testing.assert_array_equal(answer[0], expected[0])
+    assert np.abs(answer[1] - expected[1]).max() > 0.1
+
+
+def test_comparison_notices_styles_that_reach_another_layer_than_they_should(demo: Checkpoint, tmp_path: Path) -> None:
+    path = bind_committed(demo, "unet", specs.Precision.FP32, tmp_path)
+    graph = graph_of(demo, "unet")
+    assert graph.style is not None
+    swapped = replace(graph, style=replace(graph.style, layers=graph.style.layers[::-1]))
+
+    with pytest.raises(VerificationError, match="unet: out_sample is .* from torch's"):
+        verify(swapped, path, demo, specs.Precision.FP32)
 
 
 def test_comparison_notices_one_changed_weight(demo: Checkpoint, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Checkpoint folders for unit tests: true configs, weights of a few numbers, written without torch."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from export.specs import Projection
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "text_encoder": {
@@ -42,6 +45,26 @@ WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
+
+
+SD15_BLOCKS = (
+    *((f"down_blocks.{block}.attentions.{i}", width) for block, width in enumerate((320, 640, 1280)) for i in (0, 1)),
+    ("mid_block.attentions.0", 1280),
+    *(
+        (f"up_blocks.{block}.attentions.{i}", width)
+        for block, width in ((1, 1280), (2, 640), (3, 320))
+        for i in (0, 1, 2)
+    ),
+)
+"""Where SD 1.5's UNet attends, as published, and how wide it is there."""
+
+
+def projections(blocks: Sequence[tuple[str, int]], text_width: int) -> Iterator[Projection]:
+    """The attention projections of a UNet that attends in ``blocks``."""
+    for block, width in blocks:
+        for attention, context in (("attn1", width), ("attn2", text_width)):
+            for name, width_in in (("to_k", context), ("to_out.0", width), ("to_q", width), ("to_v", context)):
+                yield Projection(f"{block}.transformer_blocks.0.{attention}.{name}", width, width_in)
 
 
 def write_checkpoint(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -14,8 +15,8 @@ from safetensors.numpy import save_file
 
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
-from export.graph_cache import SHIPPED, GraphCache
-from export.specs import Precision, graphs_of
+from export.graph_cache import SHIPPED, GraphCache, file_name
+from export.specs import Precision, Projection, graphs_of
 from export.weights import Weights
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -113,7 +114,7 @@ def test_sd15_as_first_published_finds_its_committed_graphs(folder: Path) -> Non
 
     checkpoint = open_checkpoint(str(folder))
 
-    graphs = graphs_of(checkpoint.architecture)
+    graphs = graphs_of(checkpoint.architecture, style_rank=0)
     found = {graph.name: GraphCache(SHIPPED).find(graph, checkpoint, Precision.FP32) for graph in graphs}
     assert [name for name, model in found.items() if model is None] == []
 
@@ -238,3 +239,15 @@ def test_a_scaling_factor_is_part_of_the_graph(folder: Path, tmp_path: Path) -> 
     change_config(other, "vae", scaling_factor=0.5)
 
     assert open_checkpoint(str(other)).shape_key("vae") != open_checkpoint(str(folder)).shape_key("vae")
+
+
+def test_a_styled_unet_and_a_plain_one_have_graphs_of_their_own(folder: Path) -> None:
+    checkpoint = open_checkpoint(str(folder))
+    architecture = replace(checkpoint.architecture, attention=(Projection("mid_block.attn1.to_q", 4, 4),))
+
+    names = {
+        file_name(next(g for g in graphs_of(architecture, rank) if g.name == "unet"), checkpoint, Precision.FP32)
+        for rank in (0, 4, 8)
+    }
+
+    assert len(names) == 3

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import tritonclient
+from export_checkpoints import SD15_BLOCKS, projections
 from google.protobuf import text_format
 
 from export.config_pbtxt import Serving, render
 from export.specs import Architecture, Axis, Device, Graph, Precision, Runtime, graphs_of, precision_of, profiles_of
 
 ROOT = Path(__file__).parents[2]
-SD15 = Architecture(768, 768, 4, 8, 8)
+SD15 = Architecture(768, 768, 4, 8, 8, tuple(projections(SD15_BLOCKS, 768)))
 SERVINGS = [
     (Serving(Runtime.ONNX, Device.CPU), Precision.FP32),
     (Serving(Runtime.ONNX, Device.GPU), Precision.FP16),
@@ -32,6 +33,7 @@ TENSORS = {
     ("unet", "sample"): ([4, -1, -1], "TYPE_FP32", "TYPE_FP16"),
     ("unet", "timestep"): ([1], "TYPE_FP32", "TYPE_FP32"),
     ("unet", "encoder_hidden_states"): ([-1, 768], "TYPE_FP32", "TYPE_FP16"),
+    ("unet", "style"): ([1_594_368], "TYPE_FP32", "TYPE_FP16"),
     ("unet", "out_sample"): ([4, -1, -1], "TYPE_FP32", "TYPE_FP16"),
     ("vae_decoder", "latent_sample"): ([4, -1, -1], "TYPE_FP32", "TYPE_FP16"),
     ("vae_decoder", "sample"): ([-1, -1, 3], "TYPE_UINT8", "TYPE_UINT8"),
@@ -134,6 +136,20 @@ def test_every_profile_spans_the_whole_range_that_the_config_promises(graph: Gra
                 bounds = (dim.minimum, dim.maximum) if isinstance(dim, Axis) else (dim, dim)
                 assert (smallest, largest) == bounds
                 assert smallest <= tuned <= largest
+
+
+def test_without_styles_the_unet_is_the_plain_one() -> None:
+    plain, styled = (next(g for g in graphs_of(SD15, rank) if g.name == "unet") for rank in (0, 8))
+
+    assert plain.style is None
+    assert [tensor.name for tensor in plain.inputs] == ["sample", "timestep", "encoder_hidden_states"]
+    assert [tensor.name for tensor in styled.inputs] == [tensor.name for tensor in plain.inputs] + ["style"]
+
+
+def test_a_styles_row_grows_with_its_rank() -> None:
+    sizes = [next(g.style.size for g in graphs_of(SD15, rank) if g.style is not None) for rank in (1, 4, 16)]
+
+    assert sizes == [199_296, 4 * 199_296, 16 * 199_296]
 
 
 def test_ten_guided_jobs_fit_into_one_execution_on_a_gpu() -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_checkpoints import write_checkpoint, write_json
+from export_checkpoints import TENSORS, write_checkpoint, write_json
+from safetensors.numpy import save_file
 
 from export.checkpoint import open_checkpoint
 from export.description import describe, fit_preview, write_tokenizer
 from export.errors import ExportError
+from export.specs import graphs_of
 
 MATRIX = np.array([[0.1, 0.0, 0.02], [0.0, 0.12, 0.0], [-0.05, 0.0, 0.1], [0.03, 0.03, 0.03]])
 BIAS = np.array([0.5, 0.45, 0.55])
@@ -27,8 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "checkpoint")
 
 
-def description(folder: Path) -> dict[str, Any]:
-    return describe(open_checkpoint(str(folder)), "small", decode)
+def description(folder: Path, style_rank: int = 8) -> dict[str, Any]:
+    checkpoint = open_checkpoint(str(folder))
+    return describe(checkpoint, graphs_of(checkpoint.architecture, style_rank), "small", decode)
 
 
 def test_preview_finds_the_map_from_latents_to_colours() -> None:
@@ -102,3 +105,19 @@ def test_checkpoint_without_tokenizer_is_refused(folder: Path, tmp_path: Path) -
 
 def test_description_lists_the_layers_that_a_style_can_change(folder: Path) -> None:
     assert description(folder)["layers"] == {"unet": {"conv_in": [2, 4]}, "text_encoder": {}}
+
+
+def test_description_lists_the_layers_of_the_style_input_in_the_order_of_its_numbers(folder: Path) -> None:
+    names = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_v", "to_q", "to_out.0")]
+    weights = {f"{name}.weight": np.ones((4, 2), np.float16) for name in (*names, "mid_block.resnets.0.conv1")}
+    save_file(TENSORS["unet"] | weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+    content = description(folder)
+
+    assert content["style"] == {"rank": 8, "layers": sorted(names)}
+    assert all(content["layers"]["unet"][name] == [4, 2] for name in names)
+
+
+def test_description_of_a_unet_without_style_input_says_nothing_of_one(folder: Path) -> None:
+    assert "style" not in description(folder)
+    assert "style" not in description(folder, style_rank=0)
