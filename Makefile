@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export REMARQUE_STATE := $(STATE)
 
-.PHONY: help demo triton test unit lint clean
+.PHONY: help demo triton test unit lint lock sbom clean
 help:  ## This page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -29,6 +29,14 @@ unit: $(VENV)/.test  ## The tests that need no service, in seconds
 
 lint: $(VENV)/.test  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: $(VENV)/.test  ## Pin the worker image's libraries again, with their hashes
+	@$(PIP) install uv && $(BIN)/uv pip compile -q pyproject.toml --extra traces -c constraints.txt --generate-hashes \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --custom-compile-command "make lock" \
+	  -o deploy/docker/requirements.txt
+
+sbom: $(VENV)/.test  ## What is in the worker's image, as CycloneDX JSON on stdout
+	@$(BIN)/cyclonedx-py requirements deploy/docker/requirements.txt
 
 clean:  ## Forget everything that was installed or built here
 	rm -rf $(STATE)
