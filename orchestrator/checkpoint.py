@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,32 @@ from orchestrator.errors import ConfigError
 FORMAT = 1
 # The weight's shape of every layer that a style can change, by network (unet, text_encoder) and diffusers' name.
 Layers = Mapping[str, Mapping[str, tuple[int, ...]]]
-# The edge, in pixels, that a family was trained at; larger squares repeat their subject unless made in two passes.
-NATIVE_SIZE_PX = {"sd1": 512}
-# A family's UNet halves the latents three times, and a latent is 8 px wide.
-SIZE_STEP_PX = {"sd1": 64}
 # How many contexts of the text encoder the UNet attends to at most.
 MAX_CHUNKS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the checkpoints of a family have in common.
+
+    ``native_size_px`` is the edge they were trained at; larger squares repeat their subject unless made in two passes.
+    ``size_step_px`` follows from how often the UNet halves the latents, which are 8 px wide. What the
+    ``text_encoders`` say is put side by side; ``is_told_sizes`` where the UNet also reads the last one's pooled output
+    and the size of the picture.
+    """
+
+    native_size_px: int
+    size_step_px: int
+    text_encoders: tuple[str, ...]
+    is_told_sizes: bool
+
+
+LAYOUTS = {
+    "sd1": Layout(native_size_px=512, size_step_px=64, text_encoders=("text_encoder",), is_told_sizes=False),
+    "sdxl": Layout(
+        native_size_px=1024, size_step_px=32, text_encoders=("text_encoder", "text_encoder_2"), is_told_sizes=True
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +54,12 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What the orchestrator must know of the networks it calls, read once at start."""
+    """What the orchestrator must know of the networks it calls, read once at start.
+
+    ``pad_ids`` names the text encoders that pad with another id than ``tokenizer`` does, ``controls`` the ControlNets
+    that are fused with the UNet, in their order there. ``zeros_for_no_negative``: where no negative prompt is given its
+    embeddings are zeros, and not those of an empty text.
+    """
 
     name: str
     family: str
@@ -53,10 +78,17 @@ class CheckpointInfo:
     layers: Layers
     preview: Preview
     tokenizer: Tokenizer
+    pad_ids: Mapping[str, int] = field(default_factory=dict)
+    zeros_for_no_negative: bool = False
+    controls: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        return LAYOUTS[self.family]
 
     @property
     def native_size_px(self) -> int:
-        return NATIVE_SIZE_PX[self.family]
+        return self.layout.native_size_px
 
 
 def read_checkpoint(repository: Path) -> CheckpointInfo:
@@ -86,8 +118,8 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
     """Every field checked once here, so that no job meets a broken repository half-way."""
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']}, where format {FORMAT} is read")
-    if fields["family"] not in NATIVE_SIZE_PX:
-        raise ValueError(f"family {fields['family']}, where {', '.join(NATIVE_SIZE_PX)} is served")
+    if fields["family"] not in LAYOUTS:
+        raise ValueError(f"family {fields['family']}, where {', '.join(LAYOUTS)} are served")
     texts = ("name", "family", "weights_sha256")
     counts = ("latent_channels", "vae_scale_factor", "cross_attention_dim", "max_tokens", "min_size_px", "max_size_px")
     for names, kind in ((texts, str), (("models", "scheduler"), dict), (counts, int)):
@@ -98,12 +130,15 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
     return CheckpointInfo(
         **{name: fields[name] for name in (*texts, "models", *counts)},
         schedule=NoiseSchedule.from_config(fields["scheduler"]),
-        size_step_px=int(fields.get("size_step_px", SIZE_STEP_PX[fields["family"]])),
+        size_step_px=int(fields.get("size_step_px", LAYOUTS[fields["family"]].size_step_px)),
         max_chunks=int(fields.get("max_chunks", MAX_CHUNKS)),
         style_layout=_style_layout(fields.get("style", {}), layers.get("unet", {})),
         layers=layers,
         preview=_preview(fields["preview"], fields["latent_channels"]),
         tokenizer=tokenizer,
+        pad_ids={model: int(pad_id) for model, pad_id in fields.get("pad_ids", {}).items()},
+        zeros_for_no_negative=bool(fields.get("zeros_for_no_negative", False)),
+        controls=tuple(map(str, fields.get("controls", ()))),
     )
 
 

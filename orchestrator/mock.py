@@ -76,9 +76,12 @@ class MockPainter:
 class _MockModels:
     """Networks that see clean latents of zeros wherever they look, and a decoder that draws a card instead of them."""
 
-    def encode_text(self, input_ids: NDArray[np.int64], /, model: str = "text_encoder") -> NDArray[np.float32]:
+    def encode_text(
+        self, input_ids: NDArray[np.int64], /, model: str = "text_encoder"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         del model
-        return np.zeros((*input_ids.shape, TEXT_WIDTH), np.float32)
+        rows, tokens = input_ids.shape
+        return np.zeros((rows, tokens, TEXT_WIDTH), np.float32), np.zeros((rows, TEXT_WIDTH), np.float32)
 
     def conditioned(self, model: str, inputs: Mapping[str, NDArray[Any]], /) -> AbstractContextManager[Network]:
         del model, inputs

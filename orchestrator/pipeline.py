@@ -4,35 +4,37 @@ import io
 import json
 import zipfile
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.conditioning import Conditioning
+from orchestrator.diffusion.control import scales_by_turn
 from orchestrator.diffusion.denoiser import Network, denoiser, guided
-from orchestrator.diffusion.embeddings import EmbeddingCache
+from orchestrator.diffusion.inpainting import Kept, latent_mask
 from orchestrator.diffusion.levels import Step
 from orchestrator.diffusion.noise import Latents, StepNoise, TorchNormal
-from orchestrator.diffusion.prompt import Chunk, weigh
 from orchestrator.diffusion.resize import enlarged, rough_picture
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
 from orchestrator.plan import Pass, Plan
 
 STEP_FORMAT = 1
-EMBEDDINGS_KEPT = 512
 # Every pass draws from its own noise: one seed for all would lay the base's start noise over the second pass.
 SEED_STRIDE = 0x9E3779B9
 
 
 class Models(Protocol):
-    """The four networks, wherever they run. ``n`` is any number of rows; rows do not see each other."""
+    """The networks, wherever they run. ``n`` is any number of rows; rows do not see each other."""
 
-    def encode_text(self, input_ids: NDArray[np.int64], /, model: str = "text_encoder") -> NDArray[np.float32]:
-        """``[n,77] -> [n,77,width]``; ``model`` names the encoder where there are several."""
+    def encode_text(
+        self, input_ids: NDArray[np.int64], /, model: str = "text_encoder"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """``[n,77]`` to hidden states ``[n,77,width]`` and pooled output ``[n,width]``; ``model`` names the encoder."""
         ...
 
     def conditioned(self, model: str, inputs: Mapping[str, NDArray[Any]], /) -> AbstractContextManager[Network]:
@@ -75,13 +77,20 @@ Turns = Generator[PipelineStep | Finished, None, None]
 """What a run yields. Whoever does not exhaust it closes it, so that what the run placed in the server goes too."""
 
 
+class _Beginning(NamedTuple):
+    """The step that a pass goes on from, and the picture of which some must stay."""
+
+    start: Step
+    kept: Kept | None = None
+
+
 class Pipeline:
     """Runs plans on one checkpoint; shared by all jobs, it keeps nothing of them but prompt embeddings."""
 
     def __init__(self, models: Models, checkpoint: CheckpointInfo) -> None:
         self.checkpoint = checkpoint
         self._models = models
-        self._embeddings = EmbeddingCache(EMBEDDINGS_KEPT)
+        self._conditioning = Conditioning(models.encode_text, checkpoint)
 
     def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
         """Every step of ``plan``, or those after ``resume``, then the picture. To stop, close it.
@@ -93,34 +102,44 @@ class Pipeline:
         """
         clean: Latents | None = None
         first = 0 if resume is None else resume.pass_index
-        with self._models.conditioned("unet", {"encoder_hidden_states": self._embedded(plan)}) as rows:
-            network = guided(rows, plan.guidance_scale)
-            for pass_index in range(first, len(plan.passes)):
-                if resume is not None and pass_index == first:
-                    clean, start = None, resume.step
-                else:
-                    start = self._start(plan, pass_index, clean)
-                clean = yield from self._denoise(plan, pass_index, start, network)
+        for pass_index in range(first, len(plan.passes)):
+            resumed = resume.step if resume is not None and pass_index == first else None
+            with ExitStack() as placed:
+                networks = self._networks(plan, plan.passes[pass_index], placed)
+                begun = self._begun(plan, pass_index, clean, resumed)
+                clean = yield from self._denoise(plan, pass_index, networks, begun)
         assert clean is not None
         yield Finished(self._models.decode(clean)[0])
 
-    def _embedded(self, plan: Plan) -> NDArray[np.float32]:
-        """Embeddings [n,77k,width]: one row without guidance, else two, the negative prompt's first."""
-        rows = (plan.negative_chunks, plan.prompt_chunks) if plan.negative_chunks else (plan.prompt_chunks,)
-        return np.concatenate([self._encoded(plan, chunks) for chunks in rows])
+    def _networks(self, plan: Plan, one: Pass, placed: ExitStack) -> tuple[Network, ...]:
+        """The network of each turn: the UNet, fused with ControlNets in turns in which one of them has a say."""
+        inputs = self._conditioning.inputs(plan, one)
+        scales = scales_by_turn(plan.controls, one.levels.turns)
+        networks: dict[tuple[float, ...], Network] = {}
+        for each in dict.fromkeys(scales):
+            controls = self._conditioning.control_inputs(plan, each) if any(each) else {}
+            model = "unet_controlnet" if controls else "unet"
+            rows = placed.enter_context(self._models.conditioned(model, inputs | controls))
+            networks[each] = guided(rows, plan.guidance_scale)
+        return tuple(networks[each] for each in scales)
 
-    def _encoded(self, plan: Plan, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        """Embeddings [1,77k,width], each token's weight applied."""
-        wanted = [chunk.ids for chunk in chunks]
-        hidden = self._embeddings.hidden_states(plan.weights_sha256, wanted, self._models.encode_text)
-        weighed = [weigh(states, chunk.weights) for states, chunk in zip(hidden, chunks, strict=True)]
-        return np.concatenate(weighed)[None]
-
-    def _start(self, plan: Plan, pass_index: int, clean: Latents | None) -> Step:
-        """The step before a pass's first: noise, or the picture of the pass before, larger, under noise again."""
-        levels = plan.passes[pass_index].levels
-        noise = TorchNormal(_seed(plan, pass_index)).draw(self._shape(plan, pass_index))
-        return levels.start(noise, None if clean is None else self._enlarged(clean, plan.passes[pass_index]))
+    def _begun(self, plan: Plan, pass_index: int, clean: Latents | None, resumed: Step | None) -> _Beginning:
+        """Where a pass goes on from: ``resumed``, else noise, the job's picture or the pass before, under noise."""
+        levels, source = plan.passes[pass_index].levels, plan.source
+        if resumed is not None and (source is None or source.mask is None):
+            return _Beginning(resumed)
+        normal, shape = TorchNormal(_seed(plan, pass_index)), self._shape(plan, pass_index)
+        if source is None:
+            before = None if clean is None else self._enlarged(clean, plan.passes[pass_index])
+            return _Beginning(levels.start(normal.draw(shape), before))
+        mean, deviation = self._models.encode(source.picture[None])
+        # In the order in which diffusers' pipelines draw: the picture's own latents, then the noise over them.
+        clean = mean + deviation * normal.draw(shape)
+        noise = normal.draw(shape)
+        kept = None if source.mask is None else Kept(clean, noise, latent_mask(source.mask, *shape[2:]))
+        # Inpainting at full strength begins with noise alone; without a mask a trace of the picture is left, as there.
+        start = levels.start(noise, clean if kept is None or source.strength < 1.0 else None)
+        return _Beginning(start if resumed is None else resumed, kept)
 
     def _enlarged(self, clean: Latents, to: Pass) -> Latents:
         """Latents of the picture that ``clean`` shows, at the size of ``to``.
@@ -133,15 +152,21 @@ class Pipeline:
         return mean
 
     def _denoise(
-        self, plan: Plan, pass_index: int, start: Step, network: Network
+        self, plan: Plan, pass_index: int, networks: Sequence[Network], begun: _Beginning
     ) -> Generator[PipelineStep, None, Latents]:
-        """Yields the pass's steps after ``start``; returns its latents as the VAE decodes them."""
+        """Yields the steps of the pass from where it was begun; returns its latents as the VAE decodes them."""
         levels, total = plan.passes[pass_index].levels, plan.total_steps
         # Turns of earlier passes, less those that a start from a picture leaves out.
         before = sum(one.levels.turns for one in plan.passes[:pass_index]) - levels.first
-        noise = StepNoise(_seed(plan, pass_index), self._shape(plan, pass_index), first=levels.first)
-        step = start
-        for step in SAMPLERS[plan.sampler](denoiser(network, levels), start, levels, noise):
+        seed, shape = _seed(plan, pass_index), self._shape(plan, pass_index)
+        noise = StepNoise(seed, shape, drawn_before=_draws(plan), first=levels.first)
+        step = begun.start
+        # Each turn is a loop resumed from the last step: only between turns may the network or the latents change.
+        for turn in levels.after(begun.start):
+            denoise = denoiser(networks[turn - levels.first], levels)
+            step = next(SAMPLERS[plan.sampler](denoise, step, levels, noise))
+            if begun.kept is not None:
+                step = begun.kept.restored(step, levels)
             if not np.isfinite(step.latents).all():
                 raise ModelUnavailable(
                     f"the UNet answered NaN or infinity in step {before + step.index + 1} of {total}"
@@ -157,6 +182,13 @@ class Pipeline:
 def preview(checkpoint: CheckpointInfo, step: PipelineStep) -> NDArray[np.uint8]:
     """The picture so far, roughly: [height/8,width/8,3] uint8 from the latents alone, no network asked."""
     return rough_picture(step.step.denoised, checkpoint.preview.matrix, checkpoint.preview.bias)
+
+
+def _draws(plan: Plan) -> int:
+    """How often diffusers' pipelines draw before the first step; the latents of a masked picture are the third."""
+    if plan.source is None:
+        return 1
+    return 2 if plan.source.mask is None else 3
 
 
 def _seed(plan: Plan, pass_index: int) -> int:

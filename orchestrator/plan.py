@@ -12,6 +12,7 @@ from orchestrator.diffusion.sampling import DEFAULT_SAMPLER, SAMPLERS
 from orchestrator.diffusion.spacing import RESPACINGS, SPACINGS
 from orchestrator.errors import InvalidInput, UnsupportedAspectRatio
 from orchestrator.job import Job, StyleRef
+from orchestrator.pictures import NO_PICTURES, ControlPicture, Pictures, SourcePicture
 
 ASPECT_RATIOS_PX = {"1:1": (512, 512), "2:2": (1024, 1024), "1:2": (512, 1024), "2:1": (1024, 512)}
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -62,6 +63,8 @@ class Plan:
     seed: int
     styles: tuple[StyleRef, ...]
     weights_sha256: str
+    source: SourcePicture | None = None
+    controls: tuple[ControlPicture, ...] = ()
 
     @property
     def width_px(self) -> int:
@@ -82,13 +85,21 @@ class Plan:
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
 
-def make_plan(job: Job, checkpoint: CheckpointInfo, draw_seed: Callable[[], int]) -> Plan:
+def make_plan(
+    job: Job,
+    checkpoint: CheckpointInfo,
+    draw_seed: Callable[[], int],
+    pictures: Pictures = NO_PICTURES,
+) -> Plan:
     """The plan for ``job`` on ``checkpoint``; ``draw_seed`` is called only where the job brings no seed.
+
+    With a picture of its own, to start from or to be guided by, the job's size is that picture's.
 
     Raises:
         InvalidInput, UnsupportedAspectRatio: the job cannot be served; the sentence says what can.
     """
-    size = _size(job, checkpoint)
+    pictures.check(checkpoint)
+    size = _size(job, checkpoint, pictures)
     guidance_scale = _number("guidance_scale", job.guidance_scale, DEFAULT_GUIDANCE_SCALE, 0.0, MAX_GUIDANCE_SCALE)
     prompt = _chunks("prompt", job.prompt, checkpoint)
     # The negative prompt is checked even where guidance gives it no say: a job is not valid by accident.
@@ -102,7 +113,7 @@ def make_plan(job: Job, checkpoint: CheckpointInfo, draw_seed: Callable[[], int]
         negative_prompt=job.negative_prompt,
         prompt_chunks=pad_to(prompt, count, blank),
         negative_chunks=pad_to(negative, count, blank) if guidance_scale > 1.0 else (),
-        passes=_passes(job, size, steps, checkpoint),
+        passes=_passes(job, size, steps, checkpoint, pictures),
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         sampler=sampler,
@@ -111,16 +122,20 @@ def make_plan(job: Job, checkpoint: CheckpointInfo, draw_seed: Callable[[], int]
         seed=int(_number("seed", draw_seed() if job.seed is None else job.seed, 0, 0, MAX_SEED)),
         styles=_styles(job),
         weights_sha256=checkpoint.weights_sha256,
+        source=pictures.source,
+        controls=pictures.controls,
     )
 
 
-def _size(job: Job, checkpoint: CheckpointInfo) -> tuple[int, int]:
-    """Width and height in pixels, from the aspect ratio or given outright."""
+def _size(job: Job, checkpoint: CheckpointInfo, pictures: Pictures) -> tuple[int, int]:
+    """Width and height in pixels, from the aspect ratio, given outright, or those of the job's own pictures."""
     outright = (job.width_px, job.height_px)
     if job.aspect_ratio is not None and job.aspect_ratio not in ASPECT_RATIOS_PX:
         served = ", ".join(f"{name} ({w}x{h})" for name, (w, h) in ASPECT_RATIOS_PX.items())
         raise UnsupportedAspectRatio(f"aspect_ratio is {job.aspect_ratio!r}; {served} are served")
-    if outright == (None, None):
+    if outright == (None, None) and job.aspect_ratio is None and pictures.size_px is not None:
+        size = pictures.size_px
+    elif outright == (None, None):
         size = ASPECT_RATIOS_PX[DEFAULT_ASPECT_RATIO if job.aspect_ratio is None else job.aspect_ratio]
     elif job.width_px is None or job.height_px is None:
         raise InvalidInput("width and height come together; one of them is missing")
@@ -135,10 +150,15 @@ def _size(job: Job, checkpoint: CheckpointInfo) -> tuple[int, int]:
     for name, edge_px in zip(("width", "height"), size, strict=True):
         if not least <= edge_px <= most or edge_px % step:
             raise InvalidInput(f"{name} is {edge_px} px; these engines serve {least} to {most} px in steps of {step}")
+    if pictures.size_px is not None and pictures.size_px != size:
+        given = "x".join(map(str, pictures.size_px))
+        raise InvalidInput(f"the job's pictures are {given} px, but the size given is {size[0]}x{size[1]} px")
     return size
 
 
-def _passes(job: Job, size: tuple[int, int], steps: int, checkpoint: CheckpointInfo) -> tuple[Pass, ...]:
+def _passes(
+    job: Job, size: tuple[int, int], steps: int, checkpoint: CheckpointInfo, pictures: Pictures
+) -> tuple[Pass, ...]:
     """One pass, or a base at the checkpoint's own area followed by one at the full size."""
 
     def one(width_px: int, height_px: int, strength: float) -> Pass:
@@ -148,8 +168,12 @@ def _passes(job: Job, size: tuple[int, int], steps: int, checkpoint: CheckpointI
         return Pass(width_px=width_px, height_px=height_px, strength=strength, levels=levels)
 
     native_area, area = checkpoint.native_size_px**2, math.prod(size)
-    if job.two_pass is False or (job.two_pass is None and area <= DIRECT_AREA * native_area):
-        return (one(*size, 1.0),)
+    # A picture that is there already says what is where: nothing repeats, however large.
+    if pictures.size_px is not None and job.two_pass:
+        raise InvalidInput("two_pass is asked for with a picture to start from or to be guided by; one pass is served")
+    is_direct = job.two_pass is None and (pictures.size_px is not None or area <= DIRECT_AREA * native_area)
+    if job.two_pass is False or is_direct:
+        return (one(*size, pictures.strength),)
     if area <= native_area:
         edge_px = checkpoint.native_size_px
         raise InvalidInput(

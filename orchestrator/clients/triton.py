@@ -63,10 +63,12 @@ class TritonModels:
         self._lock = threading.Lock()
         self._loads: dict[str, _Loads] = {}
 
-    def encode_text(self, input_ids: NDArray[np.int64], model: str = "text_encoder") -> NDArray[np.float32]:
-        """Token ids [n,77] to embeddings [n,77,width]."""
-        outputs = self.run(model, {"input_ids": input_ids}, ("last_hidden_state",))
-        return _finite(model, outputs["last_hidden_state"])
+    def encode_text(
+        self, input_ids: NDArray[np.int64], model: str = "text_encoder"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Token ids [n,77] to embeddings [n,77,width] and the pooled output [n,width]."""
+        outputs = self.run(model, {"input_ids": input_ids}, ("last_hidden_state", "pooler_output"))
+        return _finite(model, outputs["last_hidden_state"]), _finite(model, outputs["pooler_output"])
 
     @contextmanager
     def conditioned(self, model: str, inputs: Mapping[str, Array]) -> Iterator[Network]:

@@ -36,10 +36,18 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One context of the text encoder: begin, up to 75 tokens, end and padding, with a weight for each."""
+    """One context of the text encoder: begin, up to 75 tokens, end and padding, with a weight for each.
+
+    ``padding`` of the ids are padding; text encoders of one checkpoint may differ in what they pad with.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    padding: int
+
+    def padded_with(self, pad_id: int) -> tuple[int, ...]:
+        """The ids with another padding."""
+        return self.ids[: len(self.ids) - self.padding] + (pad_id,) * self.padding
 
 
 def parse(prompt: str) -> list[list[Fragment]]:
@@ -98,7 +106,7 @@ def chunk_prompt(prompt: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[Ch
 def _framed(weighed: Sequence[tuple[int, float]], tokenizer: Tokenizer, max_tokens: int) -> Chunk:
     padding = max_tokens - len(weighed) - 2
     ids = (tokenizer.bos_id, *(token for token, _ in weighed), tokenizer.eos_id, *[tokenizer.pad_id] * padding)
-    return Chunk(ids, (1.0, *(weight for _, weight in weighed), *[1.0] * (padding + 1)))
+    return Chunk(ids, (1.0, *(weight for _, weight in weighed), *[1.0] * (padding + 1)), padding)
 
 
 def weigh(hidden: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:

@@ -111,7 +111,7 @@ def until(condition: Callable[[], bool], within_s: float) -> bool:
 
 def test_every_network_answers_in_the_shapes_of_the_table(triton_models: TritonModels) -> None:
     assert triton_models.ready() == ()
-    embeddings = triton_models.encode_text(np.arange(154).reshape(2, 77))
+    embeddings, _ = triton_models.encode_text(np.arange(154).reshape(2, 77))
     assert embeddings.shape == (2, 77, tiny_graphs.WIDTH)
     latents = np.zeros((2, 4, 8, 16), np.float32)
     predicted = step(triton_models, latents, np.full((2, 1), 999, np.float32), embeddings)

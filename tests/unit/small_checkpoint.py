@@ -92,7 +92,10 @@ class FormulaModels:
 
     def encode_text(self, input_ids, model="text_encoder"):
         self.encoded.append(input_ids)
-        return np.sin(input_ids[..., None] * np.arange(1, WIDTH + 1) + np.arange(77)[:, None]).astype(np.float32) + 0.5
+        hidden = (
+            np.sin(input_ids[..., None] * np.arange(1, WIDTH + 1) + np.arange(77)[:, None]).astype(np.float32) + 0.5
+        )
+        return hidden, hidden.mean(axis=1)
 
     @contextmanager
     def conditioned(self, model, inputs):

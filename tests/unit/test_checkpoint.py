@@ -59,7 +59,7 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path):
     ("changes", "told"),
     [
         ({"format": 2}, "format 2, where format 1 is read"),
-        ({"family": "sdxl"}, "family sdxl, where sd1 is served"),
+        ({"family": "sd3"}, "family sd3, where sd1, sdxl are served"),
         ({"weights_sha256": None}, "weights_sha256"),
         ({"latent_channels": "4"}, "latent_channels '4'"),
         ({"models": []}, "models"),

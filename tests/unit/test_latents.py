@@ -8,8 +8,9 @@ from orchestrator.diffusion.embeddings import EmbeddingCache
 from orchestrator.diffusion.resize import enlarged, rough_picture
 
 
-def encode(ids: np.ndarray) -> np.ndarray:
-    return np.repeat(ids[..., None].astype(np.float32), 2, axis=2)
+def encode(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hidden = np.repeat(ids[..., None].astype(np.float32), 2, axis=2)
+    return hidden, hidden.mean(axis=1)
 
 
 def test_enlarged_latents_keep_a_constant():
@@ -36,37 +37,37 @@ def test_a_rough_picture_has_one_pixel_per_latent_within_black_and_white():
 def test_the_least_recently_used_embeddings_go_first():
     cache, calls = EmbeddingCache(2), []
 
-    def counted(ids: np.ndarray) -> np.ndarray:
+    def counted(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         calls.append(ids.tolist())
         return encode(ids)
 
     for ids in ((1,), (2,), (1,), (3,), (1,), (2,)):
-        cache.hidden_states("w", [ids], counted)
+        cache.find("w", [ids], counted)
     assert calls == [[[1]], [[2]], [[3]], [[2]]]
 
 
 def test_unknown_prompts_are_encoded_in_one_call_and_each_once():
     calls = []
 
-    def counted(ids: np.ndarray) -> np.ndarray:
+    def counted(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         calls.append(ids.tolist())
         return encode(ids)
 
-    states = EmbeddingCache(8).hidden_states("w", [(1,), (2,), (1,)], counted)
-    assert calls == [[[1], [2]]] and [state[0, 0] for state in states] == [1.0, 2.0, 1.0]
+    states = EmbeddingCache(8).find("w", [(1,), (2,), (1,)], counted)
+    assert calls == [[[1], [2]]] and [state.hidden[0, 0] for state in states] == [1.0, 2.0, 1.0]
 
 
 def test_more_chunks_at_once_than_are_kept_are_all_answered():
-    states = EmbeddingCache(1).hidden_states("w", [(i,) for i in range(5)], encode)
-    assert [state[0, 0] for state in states] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    states = EmbeddingCache(1).find("w", [(i,) for i in range(5)], encode)
+    assert [state.hidden[0, 0] for state in states] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_jobs_side_by_side_get_their_own_embeddings():
     cache = EmbeddingCache(4)
 
     def ask(index: int) -> bool:
-        (state,) = cache.hidden_states("w", [(index % 9,)], encode)
-        return bool(state[0, 0] == index % 9)
+        (state,) = cache.find("w", [(index % 9,)], encode)
+        return bool(state.hidden[0, 0] == index % 9)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(2000)))

@@ -44,7 +44,7 @@ def test_a_guidance_pair_is_two_rows_of_one_call():
 def test_the_negative_row_comes_first():
     models = FormulaModels()
     list(Pipeline(models, small_checkpoint()).run(small_plan(prompt="red", negative_prompt="boat")))
-    expected = FormulaModels().encode_text(
+    expected, _ = FormulaModels().encode_text(
         np.array([small_plan(prompt="boat").prompt_chunks[0].ids, small_plan(prompt="red").prompt_chunks[0].ids])
     )
     np.testing.assert_array_equal(models.predicted[0][2], expected)

@@ -208,7 +208,10 @@ def test_inputs_are_cast_to_what_the_server_declares_and_answers_to_float32(
 
 def test_token_ids_are_sent_as_int32_where_an_engine_wants_them_so(models: TritonModels, served: Served) -> None:
     served.inputs["text_encoder"] = {"input_ids": "INT32"}
-    served.answers["text_encoder"] = lambda inputs: {"last_hidden_state": np.ones((1, 77, 8), np.float16)}
+    served.answers["text_encoder"] = lambda inputs: {
+        "last_hidden_state": np.ones((1, 77, 8), np.float16),
+        "pooler_output": np.ones((1, 8), np.float16),
+    }
     models.encode_text(np.full((1, 77), 49407))
     np.testing.assert_array_equal(served.received[0]["input_ids"], np.full((1, 77), 49407, np.int32))
 
