@@ -5,7 +5,8 @@ and dims, holds no data, and says in its metadata which tensor of a checkpoint b
 Any checkpoint of the same architecture, or one whose tensors a style has changed, is bound to it in seconds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -21,6 +22,20 @@ _AXES: Final = "axes"
 # A graph holds masks and shape constants of its own; anything larger is a weight that lost its name in tracing.
 _MAX_CONSTANT_BYTES: Final = 65536
 _ALIGNMENT_BYTES: Final = 64
+WEIGHTS_FOLDER: Final = "weights"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One form of a checkpoint's tensor in a file of its own: raw numbers of ``dtype``, row-major, ``dims``.
+
+    ``axes`` says which axis of the checkpoint's tensor is at each position, ``n`` standing for a new one of size 1.
+    """
+
+    file: str
+    dtype: str
+    axes: str
+    dims: tuple[int, ...]
 
 
 def detach(model: onnx.ModelProto, sources: Mapping[str, str]) -> onnx.ModelProto:
@@ -59,23 +74,41 @@ def bind(
     tensors: Mapping[str, NDArray[Any]],
     out: Path,
     advance: Callable[[int], None] = lambda size_bytes: None,
-) -> None:
+    apart: Container[str] = (),
+) -> dict[str, list[Part]]:
     """Writes ``out`` and, beside it, ``out.data`` with the weights: one tensor in memory at a time.
 
     ``tensors`` is a checkpoint's ``Weights`` or any mapping over it; each is cast to the graph's dtype.
-    ``advance`` hears of the bytes written.
+    ``advance`` hears of the bytes written. Tensors named in ``apart`` lie in files of their own instead, below
+    ``weights``; the answer says where each of them is and in which form.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(graph)
-    data = out.with_name(f"{out.name}.data")
-    with data.open("wb") as stream:
+    parts: dict[str, list[Part]] = {}
+    with out.with_name(f"{out.name}.data").open("wb") as data:
         for initializer in bound.graph.initializer:
             source = _get(initializer, _SOURCE)
-            if source is not None:
-                value = _prepare(initializer, source, tensors)
-                _write_external(initializer, value, stream, data.name)
-                advance(value.nbytes)
+            if source is None:
+                continue
+            value = _prepare(initializer, source, tensors)
+            if source in apart:
+                found = parts.setdefault(source, [])
+                found.append(_part(initializer, value, f"{WEIGHTS_FOLDER}/{source}", len(found)))
+                file = out.with_name(WEIGHTS_FOLDER) / Path(found[-1].file).name
+                file.parent.mkdir(exist_ok=True)
+                with file.open("wb") as stream:
+                    _write_external(initializer, value, stream, found[-1].file)
+            else:
+                _write_external(initializer, value, data, f"{out.name}.data")
+            advance(value.nbytes)
     out.write_bytes(bound.SerializeToString())
+    return parts
+
+
+def _part(initializer: onnx.TensorProto, value: NDArray[Any], stem: str, used: int) -> Part:
+    """A graph that holds one tensor in two forms has two files of it."""
+    file = stem if used == 0 else f"{stem}.{used + 1}"
+    return Part(file, value.dtype.name, _get(initializer, _AXES) or "", tuple(initializer.dims))
 
 
 def _prepare(initializer: onnx.TensorProto, source: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -90,7 +90,8 @@ def _build_model(request: Request, graph: specs.Graph, folder: Path, progress: P
     size_bytes = request.weights_bytes(graph)
     model = _graph(request, graph, precision, progress)
     with progress.stage(f"{graph.name}: weights", _cost_s("weights", size_bytes)) as stage:
-        bind(model, request.checkpoint.weights(graph.component), path, stage.advance)
+        weights = request.checkpoint.weights(graph.component)
+        parts = bind(model, weights, path, stage.advance, _apart(request, graph))
     _verify(request, graph, path, progress)
     if request.has_engines:
         from export import to_tensorrt
@@ -100,11 +101,21 @@ def _build_model(request: Request, graph: specs.Graph, folder: Path, progress: P
             built_bytes = to_tensorrt.build_engine(path, order, version / PLAN_FILE, stage.tell)
             stage.result = f"{built_bytes / 1e6:.1f} MB"
     else:
-        for file in (path, path.with_name(f"{path.name}.data")):
+        for file in bound.iterdir():
             file.rename(version / file.name)
+    if parts:
+        (version.parent / description.PARTS_FILE).write_text(
+            json.dumps(description.describe_parts(parts)) + "\n", "utf-8"
+        )
     if request.serving.device is specs.Device.CPU:
         shutil.copyfile(_PYTHON_MODEL, version / _PYTHON_MODEL.name)
     (version.parent / "config.pbtxt").write_text(render(graph, request.serving, precision), "utf-8")
+
+
+def _apart(request: Request, graph: specs.Graph) -> frozenset[str]:
+    """The weights that a style may change lie in files of their own, so that a merged model shares all the others."""
+    layers = description.layers_of(request.checkpoint).get(graph.component, {})
+    return frozenset() if request.has_engines else frozenset(f"{layer}.weight" for layer in layers)
 
 
 def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, progress: Progress) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export import specs
+from export.binding import Part
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 
 FORMAT: Final = 1
 DESCRIPTION_FILE: Final = "remarque.json"
+PARTS_FILE: Final = "weights.json"
 _PREVIEW_LATENTS: Final = (8, 4, 16, 16)
 _PREVIEW_SEED: Final = 7
 
@@ -57,6 +60,12 @@ def layers_of(checkpoint: Checkpoint) -> dict[str, dict[str, list[int]]]:
         }
         for component in ("unet", "text_encoder")
     }
+
+
+def describe_parts(parts: Mapping[str, Sequence[Part]]) -> dict[str, Any]:
+    """The content of a model's ``weights.json``: in which files each layer's weight lies, and in which form."""
+    layers = {tensor.removesuffix(".weight"): [asdict(part) for part in forms] for tensor, forms in parts.items()}
+    return {"format": FORMAT, "layers": layers}
 
 
 def styles_of(graphs: Sequence[specs.Graph]) -> dict[str, Any]:

@@ -111,3 +111,38 @@ def test_tensor_of_another_shape_is_refused_even_where_its_size_fits(tmp_path: P
 
     with pytest.raises(ExportError, match=r"linear\.weight has shape"):
         bind(weightless(), wrong, tmp_path / "model.onnx")
+
+
+def test_tensor_apart_lies_in_a_file_of_its_own_in_the_form_the_answer_tells(tmp_path: Path) -> None:
+    parts = bind(weightless(), TENSORS, tmp_path / "model.onnx", apart={"linear.weight"})
+
+    (part,) = parts["linear.weight"]
+    assert (part.file, part.dtype, part.axes, part.dims) == ("weights/linear.weight", "float32", "1,0", (4, 3))
+    stored = np.fromfile(tmp_path / part.file, part.dtype).reshape(part.dims)
+    np.testing.assert_array_equal(stored, TENSORS["linear.weight"].T.astype(np.float32))
+    assert (tmp_path / "model.onnx.data").stat().st_size == 3 * 4
+
+
+def test_graph_with_a_tensor_apart_computes_the_same(tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    bind(weightless(), TENSORS, tmp_path / "model.onnx")
+    bind(weightless(), TENSORS, tmp_path / "apart" / "model.onnx", apart=TENSORS.keys())
+
+    together, apart = (Session(tmp_path / name).run({"x": X})["y"] for name in ("model.onnx", "apart/model.onnx"))
+
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_tensor_that_a_graph_holds_in_two_forms_has_a_file_for_each(tmp_path: Path) -> None:
+    model = traced_model()
+    model.graph.node.append(helper.make_node("MatMul", ["y", "p.linear.weight"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", "k", 4]))
+    graph = detach(model, {"p.linear.weight": "linear.weight", "p.norm.weight": "norm.weight"})
+
+    parts = bind(graph, TENSORS, tmp_path / "model.onnx", apart={"linear.weight"})
+
+    assert {part.file: part.axes for part in parts["linear.weight"]} == {
+        "weights/linear.weight": "0,1",
+        "weights/linear.weight.2": "1,0",
+    }
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["linear.weight", "linear.weight.2"]

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from export.build_engines import main
 from export.errors import ExportError
 from export.progress import Progress
 from export.repository import check_space, publish, staging
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -37,17 +34,6 @@ def built_models(folder: Path, mark: str) -> Path:
         (folder / name / "1" / "model.onnx").write_text(mark)
     (folder / "remarque.json").write_text(mark)
     return folder
-
-
-def test_command_runs_as_a_script_from_anywhere_and_its_help_reads_like_a_page(tmp_path: Path) -> None:
-    script = ROOT / "export" / "build_engines.py"
-
-    answer = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-
-    for part in ("Turns a Stable Diffusion 1.x checkpoint", "tensorrt-rtx", "Exit codes", "--checkpoint FOLDER_OR_ID"):
-        assert part in answer.stdout
 
 
 def test_bad_checkpoint_ends_with_one_sentence_and_exit_code_2(
@@ -202,28 +188,3 @@ def test_progress_prints_a_line_per_stage_and_estimates_the_rest() -> None:
 
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("unet: weights") and "2.0 MB" in line
-
-
-@pytest.mark.skipif(not (ROOT / "demo" / "graphs").is_dir(), reason="demo/graphs is not in this checkout")
-def test_demo_repository_is_built_without_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("torch", "diffusers", "transformers", "onnxscript"):
-        monkeypatch.setitem(sys.modules, name, None)
-    out = tmp_path / "models"
-
-    code = main(["--checkpoint", str(ROOT / "demo" / "checkpoint"), "--runtime", "onnx", "--out", str(out)])
-
-    assert code == 0, capsys.readouterr().err
-    assert "torch is not installed, so the graphs were not compared with it" in capsys.readouterr().out
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    expected = {f"{name}/1/{file}" for name in NETWORKS for file in ("model.onnx", "model.onnx.data", "model.py")}
-    assert files == expected | {f"{name}/config.pbtxt" for name in NETWORKS} | {
-        "remarque.json",
-        "text_encoder/tokenizer/vocab.json",
-        "text_encoder/tokenizer/merges.txt",
-    }
-    shutil.rmtree(out)
-
-
-NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
