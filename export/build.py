@@ -3,22 +3,24 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import onnx
+from numpy.typing import NDArray
 
 from export import description, specs
 from export.binding import bind
 from export.checkpoint import Checkpoint
-from export.config_pbtxt import GRAPH_FILE, PLAN_FILE, Serving, render
+from export.config_pbtxt import CONFIG_FILE, GRAPH_FILE, PLAN_FILE, Serving, render
 from export.errors import ExportError
 from export.graph_cache import GraphCache
 from export.progress import Progress
 from export.repository import check_space, publish, staging
 from export.session import Session
+from export.styles import StyleFile
 
 _PYTHON_MODEL: Final = Path(__file__).resolve().parents[1] / "model_repository" / "model.py"
 _BYTES: Final = {specs.Precision.FP32: 4, specs.Precision.FP16: 2, specs.Precision.BF16: 2}
@@ -45,6 +47,8 @@ class Request:
     retrace: bool
     compute_capabilities: Sequence[int]
     style_rank: int
+    styles: Sequence[StyleFile] = ()
+    """What is built: merged models for a repository that exists, or, without any, the repository."""
 
     @property
     def graphs(self) -> tuple[specs.Graph, ...]:
@@ -54,6 +58,10 @@ class Request:
     def has_engines(self) -> bool:
         return self.serving.runtime is not specs.Runtime.ONNX
 
+    def prepared(self, graph: specs.Graph) -> onnx.ModelProto | None:
+        """The graph of this architecture, where it need not be traced."""
+        return self.cache.find(graph, self.checkpoint, specs.precision_of(graph, self.precision))
+
     def weights_bytes(self, graph: specs.Graph) -> int:
         """Size of a graph's weights at the precision it gets; a VAE's two graphs hold about half each."""
         elements = self.checkpoint.weights(graph.component).elements
@@ -61,18 +69,26 @@ class Request:
         return elements * _BYTES[specs.precision_of(graph, self.precision)] // share
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A model with styles in its weights: its name, and the tensors that are not the checkpoint's."""
+
+    name: str
+    changed: Mapping[str, NDArray[Any]]
+
+
 def build(request: Request, stream: TextIO) -> None:
     """Builds and publishes the repository, telling ``stream`` what it does."""
-    traced = {graph.name: request.retrace or _prepared(request, graph) is None for graph in request.graphs}
-    _check_tools(request, [name for name, needed in traced.items() if needed])
+    traced = {graph.name: request.retrace or request.prepared(graph) is None for graph in request.graphs}
+    check_tools(request, [name for name, needed in traced.items() if needed])
     size_bytes = sum(map(request.weights_bytes, request.graphs))
     check_space(request.out.absolute(), size_bytes * (2 if request.has_engines else 1) + 50_000_000)
     with staging(request.out) as folder:
         progress = Progress(stream, _work(request, traced))
         models = folder / "models"
         for graph in request.graphs:
-            _build_model(request, graph, folder, progress)
-        with progress.stage("description", _cost_s("description", size_bytes)):
+            build_model(request, graph, folder, progress)
+        with progress.stage("description", cost_s("description", size_bytes)):
             _describe(request, folder)
         publish(models, request.out)
     stream.write(f"{request.out}: {request.name}, {request.serving.runtime}, {size_bytes / 1e6:.0f} MB of weights\n")
@@ -80,36 +96,41 @@ def build(request: Request, stream: TextIO) -> None:
         stream.write("torch is not installed, so the graphs were not compared with it\n")
 
 
-def _build_model(request: Request, graph: specs.Graph, folder: Path, progress: Progress) -> None:
+def build_model(
+    request: Request, graph: specs.Graph, folder: Path, progress: Progress, merged: Merged | None = None
+) -> None:
+    """Writes one model's directory below ``models`` in ``folder``: the checkpoint's own, or one with styles merged."""
     precision = specs.precision_of(graph, request.precision)
-    version = folder / "models" / graph.name / "1"
+    changed = {} if merged is None else merged.changed
+    version = folder / "models" / (graph.name if merged is None else merged.name) / "1"
     version.mkdir(parents=True)
     bound = folder / f"{graph.name}.bound"
     bound.mkdir()
     path = bound / GRAPH_FILE
     size_bytes = request.weights_bytes(graph)
     model = _graph(request, graph, precision, progress)
-    with progress.stage(f"{graph.name}: weights", _cost_s("weights", size_bytes)) as stage:
-        weights = request.checkpoint.weights(graph.component)
+    with progress.stage(f"{graph.name}: weights", cost_s("weights", size_bytes)) as stage:
+        weights = {**request.checkpoint.weights(graph.component), **changed}
         parts = bind(model, weights, path, stage.advance, _apart(request, graph))
-    _verify(request, graph, path, progress)
+    _verify(request, graph, path, progress, changed)
     if request.has_engines:
         from export import to_tensorrt
 
-        with progress.stage(f"{graph.name}: engine", _cost_s("engine", size_bytes)) as stage:
+        with progress.stage(f"{graph.name}: engine", cost_s("engine", size_bytes)) as stage:
             order = to_tensorrt.Order(graph, request.serving.runtime, request.compute_capabilities)
             built_bytes = to_tensorrt.build_engine(path, order, version / PLAN_FILE, stage.tell)
             stage.result = f"{built_bytes / 1e6:.1f} MB"
     else:
         for file in bound.iterdir():
             file.rename(version / file.name)
-    if parts:
+    if parts and merged is None:
         (version.parent / description.PARTS_FILE).write_text(
             json.dumps(description.describe_parts(parts)) + "\n", "utf-8"
         )
     if request.serving.device is specs.Device.CPU:
         shutil.copyfile(_PYTHON_MODEL, version / _PYTHON_MODEL.name)
-    (version.parent / "config.pbtxt").write_text(render(graph, request.serving, precision), "utf-8")
+    config = render(replace(graph, name=version.parent.name), request.serving, precision)
+    (version.parent / CONFIG_FILE).write_text(config, "utf-8")
 
 
 def _apart(request: Request, graph: specs.Graph) -> frozenset[str]:
@@ -119,20 +140,22 @@ def _apart(request: Request, graph: specs.Graph) -> frozenset[str]:
 
 
 def _graph(request: Request, graph: specs.Graph, precision: specs.Precision, progress: Progress) -> onnx.ModelProto:
-    found = None if request.retrace else _prepared(request, graph)
+    found = None if request.retrace else request.prepared(graph)
     if found is None:
         from export import to_onnx
 
-        with progress.stage(f"{graph.name}: trace", _cost_s("trace", request.weights_bytes(graph))) as stage:
+        with progress.stage(f"{graph.name}: trace", cost_s("trace", request.weights_bytes(graph))) as stage:
             found = to_onnx.trace(graph, request.checkpoint, precision)
             kept = request.cache.keep(graph, request.checkpoint, precision, found)
             stage.result = f"{len(found.graph.node)} nodes, kept as {kept.name}"
     return found
 
 
-def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress) -> None:
+def _verify(
+    request: Request, graph: specs.Graph, path: Path, progress: Progress, changed: Mapping[str, NDArray[Any]]
+) -> None:
     precision = specs.precision_of(graph, request.precision)
-    work = _cost_s("compare", request.weights_bytes(graph)) if _has_torch() else 0.0
+    work = cost_s("compare", request.weights_bytes(graph)) if _has_torch() else 0.0
     with progress.stage(f"{graph.name}: compare", work) as stage:
         if not _has_torch():
             stage.result = "left out: torch is not installed"
@@ -142,7 +165,7 @@ def _verify(request: Request, graph: specs.Graph, path: Path, progress: Progress
         if not verify.can_run(precision):
             stage.result = f"left out: ONNX Runtime does not compute in {precision} on a CPU"
             return
-        stage.result = ", ".join(map(str, verify.verify(graph, path, request.checkpoint, precision)))
+        stage.result = ", ".join(map(str, verify.verify(graph, path, request.checkpoint, precision, changed)))
 
 
 def _describe(request: Request, folder: Path) -> None:
@@ -166,11 +189,7 @@ def _has_torch() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "diffusers", "transformers", "onnxscript"))
 
 
-def _prepared(request: Request, graph: specs.Graph) -> onnx.ModelProto | None:
-    return request.cache.find(graph, request.checkpoint, specs.precision_of(graph, request.precision))
-
-
-def _check_tools(request: Request, traced: Sequence[str]) -> None:
+def check_tools(request: Request, traced: Sequence[str]) -> None:
     """Says what is missing before anything is built rather than in the middle."""
     if traced and not _has_torch():
         raise ExportError(
@@ -185,13 +204,14 @@ def _check_tools(request: Request, traced: Sequence[str]) -> None:
 
 def _work(request: Request, traced: Mapping[str, bool]) -> float:
     stages = ["weights", *(["compare"] if _has_torch() else []), *(["engine"] if request.has_engines else [])]
-    total = _cost_s("description", sum(map(request.weights_bytes, request.graphs)))
+    total = cost_s("description", sum(map(request.weights_bytes, request.graphs)))
     for graph in request.graphs:
         wanted = ["trace", *stages] if traced[graph.name] else stages
-        total += sum(_cost_s(stage, request.weights_bytes(graph)) for stage in wanted)
+        total += sum(cost_s(stage, request.weights_bytes(graph)) for stage in wanted)
     return total
 
 
-def _cost_s(stage: str, size_bytes: int) -> float:
+def cost_s(stage: str, size_bytes: int) -> float:
+    """What a stage takes in proportion to the others."""
     fixed_s, per_gb_s = _COSTS_S[stage]
     return fixed_s + per_gb_s * size_bytes / 1e9

@@ -16,6 +16,8 @@ comparison is left out, and the build says so.
   tensorrt       TensorRT engines for this machine's GPU     Triton's TensorRT backend of the same TensorRT version
   tensorrt-rtx   TensorRT-RTX engines for --sm               TensorRT-RTX's own runtime; Triton has no backend for it
 
+With --style the repository at --out must exist, and only models with those styles merged in are added to it.
+
 The repository appears as a whole or not at all: it is built in a folder beside --out and moved there at the end.
 Exit codes: 0 built; 1 a graph does not agree with torch; 2 the input or this machine is at fault, said in a sentence;
 130 interrupted.
@@ -32,18 +34,24 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from export.build import Request, build
+from export.build_styles import build_styles
 from export.checkpoint import open_checkpoint
 from export.config_pbtxt import LOCAL_RUNTIMES, Serving
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache, user_folder
 from export.specs import STYLE_RANK, Device, Precision, Runtime
+from export.styles import open_style
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        build(_request(options), sys.stdout)
+        request = _request(options)
+        if request.styles:
+            build_styles(request, sys.stdout)
+        else:
+            build(request, sys.stdout)
     except ExportError as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return error.exit_code
@@ -69,6 +77,7 @@ def _request(options: argparse.Namespace) -> Request:
         retrace=options.retrace,
         compute_capabilities=tuple(options.sm),
         style_rank=options.style_rank,
+        styles=tuple(map(open_style, options.style)),
     )
 
 
@@ -132,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help=f"up to which rank a style travels with its row ({STYLE_RANK} suits most); 0, the default: none does",
+    )
+    add(
+        "--style",
+        action="append",
+        default=[],
+        metavar="PATH[=WEIGHT]",
+        help="add models with this style merged in to the repository at --out; several are merged together",
     )
     add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")
     add(

@@ -6,6 +6,7 @@ from typing import Final
 
 from export.specs import Axis, Device, Graph, Precision, Runtime, Tensor, wire_type
 
+CONFIG_FILE: Final = "config.pbtxt"
 GRAPH_FILE: Final = "model.onnx"
 PLAN_FILE: Final = "model.plan"
 LOCAL_RUNTIMES: Final = ("auto", "openvino-bf16", "openvino-f32", "onnxruntime-f32")

@@ -1,5 +1,6 @@
 """The model repository on disk: built beside its place and moved there whole, so that no half model is ever served."""
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
@@ -49,12 +50,26 @@ def publish(built: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / DESCRIPTION_FILE).unlink(missing_ok=True)
+    add_models(built, out)
+    (built / DESCRIPTION_FILE).rename(out / DESCRIPTION_FILE)
+
+
+def add_models(built: Path, out: Path) -> None:
+    """Moves every finished model to its place in a repository whose description stays as it is."""
     for model in sorted(path for path in built.iterdir() if path.is_dir()):
         place = out / model.name
         if place.exists():
             place.rename(built / f".{model.name}.replaced")
         model.rename(place)
-    (built / DESCRIPTION_FILE).rename(out / DESCRIPTION_FILE)
+
+
+def share_equal_files(model: Path, base: Path) -> None:
+    """Makes every file of ``model`` that ``base`` holds too the same file on disk."""
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
+        other = base / path.relative_to(model)
+        if other.is_file() and filecmp.cmp(path, other, shallow=False):
+            path.unlink()
+            os.link(other, path)
 
 
 def _is_alive(pid: str) -> bool:

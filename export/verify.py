@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from export.style_input import merged
 _TOLERANCE: Final[Mapping[specs.Precision, float]] = {specs.Precision.FP32: 1e-4, specs.Precision.FP16: 3e-2}
 _TOLERANCE_LEVELS: Final[Mapping[specs.Precision, int]] = {specs.Precision.FP32: 1, specs.Precision.FP16: 12}
 _STYLE_STRENGTH: Final = 0.1
+_SEED: Final = 0
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,15 @@ def can_run(precision: specs.Precision) -> bool:
 
 
 def verify(
-    graph: specs.Graph, path: Path, checkpoint: Checkpoint, precision: specs.Precision, seed: int = 0
+    graph: specs.Graph,
+    path: Path,
+    checkpoint: Checkpoint,
+    precision: specs.Precision,
+    changed: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> tuple[Difference, ...]:
     """The largest difference of each output over one row and three, square and not; torch computes in fp32.
+
+    ``changed`` are tensors that the graph holds instead of the checkpoint's.
 
     The first row of several has no style, every other one its own; torch has each merged into its weights.
 
@@ -57,7 +65,9 @@ def verify(
     """
     session = Session(path)
     network = to_onnx.load(graph, checkpoint)
-    generator = np.random.default_rng(seed)
+    for name, value in changed.items():
+        network.get_submodule("network").get_parameter(name).data.copy_(torch.from_numpy(value))
+    generator = np.random.default_rng(_SEED)
     worst: dict[str, Difference] = {}
     for rows, stretch in ((1, 0), (3, 1)):
         inputs = example(graph, checkpoint, rows, stretch, generator)

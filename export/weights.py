@@ -82,16 +82,28 @@ class Weights(Mapping[str, NDArray[Any]]):
         return total.hexdigest()
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What its writer says of the file; a digest leaves it out."""
+    metadata: dict[str, str] = _read_json_header(file)[0].get("__metadata__", {})
+    return metadata
+
+
+def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The header and where the data begin."""
+    size_bytes = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size_bytes - 8):
+            raise ExportError(f"{file} is not a safetensors file or is cut short ({size_bytes} bytes)")
+        return json.loads(stream.read(length)), 8 + length
+
+
 def _read_header(file: Path) -> dict[str, _Place]:
     try:
+        header, start = _read_json_header(file)
         size_bytes = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER_BYTES, size_bytes - 8):
-                raise ExportError(f"{file} is not a safetensors file or is cut short ({size_bytes} bytes)")
-            header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        return {name: _place(file, name, entry, 8 + length, size_bytes) for name, entry in header.items()}
+        return {name: _place(file, name, entry, start, size_bytes) for name, entry in header.items()}
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ExportError(f"{file} cannot be read as safetensors: {error}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from export.build_engines import main
 from export.checkpoint import open_checkpoint
@@ -97,3 +98,68 @@ def test_replacing_one_file_of_a_linked_copy_changes_that_layer_and_nothing_of_t
     bias = np.asarray(open_checkpoint(str(DEMO)).weights("unet")["conv_out.bias"], np.float32).reshape(1, -1, 1, 1)
     np.testing.assert_allclose(answer, 2 * before - bias, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(Session(base / "model.onnx").run(rows)["out_sample"], before)
+
+
+def peft_style(folder: Path, layer: str, seed: int) -> Path:
+    """A style on one layer of the demo's UNet, strong enough to show."""
+    generator = np.random.default_rng(seed)
+    out, into = open_checkpoint(str(DEMO)).weights("unet")[f"{layer}.weight"].shape
+    tensors = {
+        f"base_model.model.{layer}.lora_A.weight": generator.standard_normal((8, into)).astype(np.float32) * 0.2,
+        f"base_model.model.{layer}.lora_B.weight": generator.standard_normal((out, 8)).astype(np.float32) * 0.2,
+    }
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 32}))
+    return folder
+
+
+def add_style(out: Path, *styles: str, options: tuple[str, ...] = ("--style-rank", "8")) -> int:
+    common = ["--checkpoint", str(DEMO), "--runtime", "onnx", "--out", str(out), *options]
+    return main([*common, *(part for style in styles for part in ("--style", style))])
+
+
+def test_two_styles_one_after_the_other_become_models_of_which_neither_holds_the_other(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "diffusers", "transformers", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "models"
+    shutil.copytree(models, out)
+    description = (out / "remarque.json").read_bytes()
+    layers = [f"mid_block.attentions.0.transformer_blocks.0.attn{i}.to_q" for i in (1, 2)]
+    found = []
+    for i, layer in enumerate(layers):
+        before = set(out.iterdir())
+        assert add_style(out, str(peft_style(tmp_path / f"style{i}", layer, i))) == 0
+        found.append((set(out.iterdir()) - before).pop())
+
+    for model, layer in zip(found, layers, strict=True):
+        assert model.name.startswith("unet--")
+        assert f'name: "{model.name}"' in (model / "config.pbtxt").read_text()
+        own = {path.name for path in (model / "1").rglob("*") if path.is_file() and path.stat().st_nlink == 1}
+        assert own == {f"{layer}.weight"}
+    assert (out / "remarque.json").read_bytes() == description
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--style-rank", "4"), "was built with --style-rank 8; --style-rank is 4"),
+        (("--style-rank", "8", "--local-runtime", "openvino-f32"), "was built with other options"),
+    ],
+)
+def test_style_is_refused_where_its_base_model_was_built_otherwise(
+    models: Path, tmp_path: Path, options: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = peft_style(tmp_path / "style", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 0)
+
+    assert add_style(models, str(style), options=options) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_style_is_refused_where_no_repository_was_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    style = peft_style(tmp_path / "style", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 0)
+
+    assert add_style(tmp_path / "models", str(style)) == 2
+    assert "build the repository without --style first" in capsys.readouterr().err

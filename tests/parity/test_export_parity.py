@@ -135,6 +135,20 @@ def test_comparison_notices_one_changed_weight(demo: Checkpoint, tmp_path: Path)
         verify(graph, tmp_path / "model.onnx", demo, specs.Precision.FP32)
 
 
+def test_model_with_a_style_merged_is_compared_with_the_weights_it_holds(demo: Checkpoint, tmp_path: Path) -> None:
+    graph = graph_of(demo, "text_encoder")
+    model = GraphCache(SHIPPED).find(graph, demo, specs.Precision.FP32)
+    assert model is not None
+    weights = demo.weights("text_encoder")
+    name = "encoder.layers.0.mlp.fc1.weight"
+    changed = {name: weights[name].astype(np.float32) * 1.5}
+    bind(model, {**weights, **changed}, tmp_path / "model.onnx")
+
+    assert verify(graph, tmp_path / "model.onnx", demo, specs.Precision.FP32, changed)
+    with pytest.raises(VerificationError, match="text_encoder: .* from torch's"):
+        verify(graph, tmp_path / "model.onnx", demo, specs.Precision.FP32)
+
+
 def test_broken_latents_show_in_the_decoders_mean(demo: Checkpoint, tmp_path: Path) -> None:
     decoder = Session(bind_committed(demo, "vae_decoder", specs.Precision.FP32, tmp_path))
     latents = np.zeros((2, 4, 32, 32), np.float32)

@@ -91,7 +91,7 @@ def test_disk_that_fills_up_while_building_ends_with_a_sentence(
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.onnx.data")
 
-    monkeypatch.setattr(build_module, "_build_model", full)
+    monkeypatch.setattr(build_module, "build_model", full)
 
     assert main(arguments(checkpoint, tmp_path / "models")) == 2
     assert "model.onnx.data: No space left on device" in capsys.readouterr().err
@@ -108,7 +108,7 @@ def test_interrupted_build_leaves_what_was_there_and_nothing_else(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module, "_build_model", interrupted)
+    monkeypatch.setattr(build_module, "build_model", interrupted)
 
     assert main(arguments(checkpoint, out)) == 130
     assert [path.name for path in out.iterdir()] == ["remarque.json"]

@@ -8,15 +8,16 @@ from pathlib import Path
 import huggingface_hub
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
-from export_checkpoints import TENSORS, change_config, write_checkpoint, write_json
+from export_checkpoints import SD15_BLOCKS, TENSORS, change_config, projections, write_checkpoint, write_json
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import save_file
 
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache, file_name
-from export.specs import Precision, Projection, graphs_of
+from export.specs import STYLE_RANK, Architecture, Precision, Projection, graphs_of
 from export.weights import Weights
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -114,9 +115,25 @@ def test_sd15_as_first_published_finds_its_committed_graphs(folder: Path) -> Non
 
     checkpoint = open_checkpoint(str(folder))
 
-    graphs = graphs_of(checkpoint.architecture, style_rank=0)
-    found = {graph.name: GraphCache(SHIPPED).find(graph, checkpoint, Precision.FP32) for graph in graphs}
-    assert [name for name, model in found.items() if model is None] == []
+    architecture = replace(checkpoint.architecture, attention=tuple(projections(SD15_BLOCKS, 768)))
+    for style_rank in (0, STYLE_RANK):
+        graphs = graphs_of(architecture, style_rank)
+        found = {graph.name: GraphCache(SHIPPED).find(graph, checkpoint, Precision.FP32) for graph in graphs}
+        assert [name for name, model in found.items() if model is None] == []
+
+
+def test_sd15s_committed_graph_takes_styles_of_the_size_that_is_declared() -> None:
+    architecture = Architecture(768, 768, 4, 8, 8, tuple(projections(SD15_BLOCKS, 768)))
+    unet = next(graph for graph in graphs_of(architecture) if graph.name == "unet")
+    committed = {}
+    for path in SHIPPED[1].glob("unet-*.onnx"):
+        graph = onnx.load_model(path, load_external_data=False).graph
+        inputs = {entry.name: [dim.dim_value for dim in entry.type.tensor_type.shape.dim] for entry in graph.input}
+        committed[inputs.get("style", [0, 0])[1]] = list(inputs)
+
+    assert unet.style is not None
+    assert committed[unet.style.size] == [tensor.name for tensor in unet.inputs]
+    assert 0 in committed
 
 
 def test_missing_config_is_named(folder: Path) -> None:
