@@ -38,6 +38,12 @@ def _work() -> Command:
     return Command(work.add_arguments, lambda args, settings: work.run(settings))
 
 
+def _serve() -> Command:
+    from orchestrator import serve
+
+    return Command(serve.add_arguments, lambda args, settings: serve.run(settings))
+
+
 def _dead() -> Command:
     from orchestrator import dead, service
 
@@ -59,6 +65,7 @@ def _style() -> Command:
 COMMANDS: Mapping[str, tuple[str, Callable[[], Command]]] = {
     "generate": ("make pictures from a prompt or a message", _generate),
     "work": ("run the service, from the queue to the webhook", _work),
+    "serve": ("serve virtual staging over HTTP", _serve),
     "dead": ("look at messages that were given up, and replay them", _dead),
     "inspect": ("print what a picture says about itself", _inspect),
     "style": ("print what a style file is, and whether it fits", _style),

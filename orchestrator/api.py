@@ -1,22 +1,39 @@
-"""The worker's HTTP routes: /healthz, /readyz and /metrics. No logic lives here."""
+"""HTTP: health and metrics of every process, and whatever routes a service brings. No logic lives here.
 
+The only module that imports ``starlette`` and ``uvicorn``.
+"""
+
+import asyncio
 import json
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from orchestrator.errors import ServiceError
+from orchestrator.errors import RemarqueError, ServiceError
+from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Outcome, Pending, refusal
+from orchestrator.staging.problems import Problem, ProblemCode, problem, problem_of
 
 START_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 10.0
+# Proxies close streams that are silent for a minute.
+HEARTBEAT_S = 15.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LOG = logging.getLogger(__name__)
 
 
-def build_app(not_ready: Callable[[], Mapping[str, str]], metrics: Callable[[], bytes]) -> Starlette:
+def build_app(
+    not_ready: Callable[[], Mapping[str, str]], metrics: Callable[[], bytes], endpoints: Sequence[Endpoint] = ()
+) -> Starlette:
     """The routes. ``not_ready`` names each part that does not work and why; an empty mapping is ready."""
 
     def healthz(_: Request) -> Response:
@@ -30,9 +47,141 @@ def build_app(not_ready: Callable[[], Mapping[str, str]], metrics: Callable[[], 
     def metrics_page(_: Request) -> Response:
         return Response(metrics(), headers={"content-type": METRICS_TYPE})
 
-    return Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics_page)],
+    app = Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics_page),
+            *(Route(path, _Resource(path, endpoints)) for path in dict.fromkeys(e.path for e in endpoints)),
+        ],
+        exception_handlers={HTTPException: _no_route},
     )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Resource:
+    """Everything that one path answers, as an ASGI application of its own."""
+
+    def __init__(self, path: str, endpoints: Sequence[Endpoint]) -> None:
+        self._methods = {one.method: one for one in endpoints if one.path == path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        endpoint = next((one for name, one in self._methods.items() if name == request.method), None)
+        if endpoint is None:
+            refused = _refused(405, "Method not allowed", f"{request.method} is not served here")
+            response = _sent(refused.plus({"Allow": ", ".join(self._methods)}))
+        else:
+            try:
+                response = await _answered(endpoint, request)
+            except ClientDisconnect:
+                return
+        await response(scope, receive, send)
+
+
+async def _answered(endpoint: Endpoint, request: Request) -> Response:
+    """The whole of one call; whatever happens, the caller gets a problem it can read."""
+    try:
+        account = endpoint.authorize(request.headers)
+        body = await _body(request, endpoint.limit_bytes)
+        if isinstance(body, Answer):
+            return _sent(body)
+        call = Call(headers=request.headers, parameters=request.path_params, body=body, account=account)
+        return await _settled(await run_in_threadpool(endpoint.handle, call))
+    except RemarqueError as error:
+        return _sent(refusal(problem_of(error)))
+    except ClientDisconnect:
+        raise
+    except Exception:
+        LOG.exception("%s %s broke", endpoint.method, endpoint.path)
+        fault = problem("GENERATION_FAILED", "the service broke; its log says more")
+        return _sent(refusal(Problem(status=500, code=fault.code, title="Fault of the service", detail=fault.detail)))
+
+
+async def _body(request: Request, limit_bytes: int) -> bytes | Answer:
+    """The body, or the refusal of one that is too large, too slow or no JSON; no more than the limit is ever held."""
+    if not limit_bytes:
+        return b""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        return _refused(415, "Not JSON", f"the body is {kind[:60]!r}; application/json is served")
+    large = _refused(413, "Body too large", f"the body is over {limit_bytes} bytes, the most that is read")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdigit() or int(stated) > limit_bytes:
+        return large
+    held = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                held += chunk
+                if len(held) > limit_bytes:
+                    return large
+    except TimeoutError:
+        return _refused(408, "Body too slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", "timeout")
+    return bytes(held)
+
+
+async def _settled(outcome: Outcome) -> Response:
+    """The response, once what it waits for happened; no thread is held meanwhile."""
+    if isinstance(outcome, Following):
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_events(outcome), media_type="text/event-stream", headers=headers)
+    if isinstance(outcome, Pending):
+        outcome = outcome.then(outcome.done) if await _ended(outcome) else outcome.late()
+    return _sent(outcome)
+
+
+async def _ended(pending: Pending) -> bool:
+    """Whether the staging ended in time. Who waits only listens: giving up must not end it for the others."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def notify(_: object) -> None:
+        with suppress(RuntimeError):  # the server stopped in the meantime
+            loop.call_soon_threadsafe(ended.set)
+
+    pending.done.add_done_callback(notify)
+    try:
+        async with asyncio.timeout(pending.timeout_s):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _events(following: Following) -> AsyncIterator[str]:
+    version = -1
+    while True:
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                snapshot = await asyncio.wrap_future(following.after(version))
+        except TimeoutError:
+            yield ": still here\n\n"
+            continue
+        version = snapshot.version
+        data = json.dumps(following.document(snapshot), ensure_ascii=False)
+        yield f"event: {'end' if snapshot.final else 'progress'}\nid: {version}\ndata: {data}\n\n"
+        if snapshot.final:
+            return
+
+
+def _no_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "it is registered for these alone"
+    code: ProblemCode = "not_found" if error.status_code == 404 else "invalid_input"
+    return _sent(
+        _refused(error.status_code, "No such route", "nothing is served there", code).plus(error.headers or {})
+    )
+
+
+def _refused(status: int, title: str, detail: str, code: ProblemCode = "invalid_input") -> Answer:
+    return refusal(Problem(status=status, code=code, title=title, detail=detail))
+
+
+def _sent(answer: Answer) -> Response:
+    body = b"" if answer.document is None else json.dumps(answer.document, ensure_ascii=False).encode()
+    headers = {"Cache-Control": "no-store", **answer.headers}
+    kind = None if answer.document is None else answer.content_type
+    return Response(body, status_code=answer.status, headers=headers, media_type=kind)
 
 
 class HttpServer:

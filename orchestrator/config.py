@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.errors import ConfigError
+from orchestrator.staging_settings import StagingSettings, read_staging
 from orchestrator.variables import (
     Reader,
     address,
@@ -123,6 +124,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     """The settings in ``environ``; an empty value counts as unset.
 
     Raises:
+    staging: StagingSettings
         ConfigError: a value is wrong; the sentence names the variable, the value and what is expected.
     """
     read = Reader(environ)
@@ -183,3 +185,4 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             traces_url=read.optional("OTEL_EXPORTER_OTLP_ENDPOINT", http_url),
         ),
     )
+        staging=read_staging(read),

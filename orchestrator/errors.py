@@ -12,14 +12,20 @@
     │   ├── SignatureInvalid           SIGNATURE_INVALID
     │   ├── ContentRejected            CONTENT_REJECTED
     │   ├── InferenceDisabled          MODEL_UNAVAILABLE, by an operator's switch
+    │   ├── NotFound                   NOT_FOUND, nothing lies under the key or id that was named
+    │   ├── Conflict                   CONFLICT, the id was used with other parameters
+    │   ├── Unauthorized               UNAUTHORIZED, no token or one that nobody has
     │   └── Cancelled                  CANCELLED
     ├── GenerationFailed               GENERATION_FAILED, nothing better is known
     │   ├── OutOfMemory                GPU_OOM
     │   ├── ModelUnavailable           MODEL_UNAVAILABLE
+    │   │   └── ProviderRefused        a hosted provider will not take our call however often it is made
     │   ├── DeadlineExceeded           TIMEOUT
     │   └── StorageError               STORAGE_ERROR
     │       ├── ObjectNotFound         the key does not exist
     │       └── ObjectExists           a create-only write came second
+    ├── RateLimited                    RATE_LIMITED, one caller asks too often; says when to come back
+    │   └── Overloaded                 OVERLOADED, the queue is full or the process stops
     ├── Interrupted                    the process stops; the job goes back to the queue with its checkpoint
     ├── WebhookUndelivered             the backend cannot be reached now
     │   └── WebhookRefused             the backend answered that repeating will not help
@@ -93,6 +99,24 @@ class InferenceDisabled(Refused):
     code = "MODEL_UNAVAILABLE"
 
 
+class NotFound(Refused):
+    """Nothing lies under the key or the id that the caller named."""
+
+    code = "NOT_FOUND"
+
+
+class Conflict(Refused):
+    """The id was used before with other parameters."""
+
+    code = "CONFLICT"
+
+
+class Unauthorized(Refused):
+    """The caller showed no token, or none that is known."""
+
+    code = "UNAUTHORIZED"
+
+
 class Cancelled(Refused):
     """Somebody asked for the job to stop."""
 
@@ -117,6 +141,12 @@ class ModelUnavailable(GenerationFailed):
     code = "MODEL_UNAVAILABLE"
 
 
+class ProviderRefused(ModelUnavailable):
+    """A hosted provider refused our token, our model or our input; another provider may still serve the caller."""
+
+    retryable = False
+
+
 class DeadlineExceeded(GenerationFailed):
     """The job or one call of it took longer than it may."""
 
@@ -139,6 +169,23 @@ class ObjectExists(StorageError):
     """A create-only write found the key taken."""
 
     retryable = False
+
+
+class RateLimited(RemarqueError):
+    """Too much was asked at once; ``retry_after_s`` is when to come back, None where nobody can say."""
+
+    code = "RATE_LIMITED"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(RateLimited):
+    """The queue is full or the process stops, whoever asks."""
+
+    code = "OVERLOADED"
 
 
 class Interrupted(RemarqueError):

@@ -10,6 +10,8 @@ from typing import Final
 _SOURCE_TYPES: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED_ALGORITHMIC_MEDIA: Final = _SOURCE_TYPES + "trainedAlgorithmicMedia"
 ALGORITHMIC_MEDIA: Final = _SOURCE_TYPES + "algorithmicMedia"
+COMPOSITE_TRAINED: Final = _SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"
+COMPOSITE_SYNTHETIC: Final = _SOURCE_TYPES + "compositeSynthetic"
 FORMAT: Final = "remarque-provenance/1"
 
 # The names that A1111 and the tools that read its text know our samplers by.
@@ -38,9 +40,12 @@ class StyleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Everything a picture says about its making; ``created`` carries its time zone, ``extra`` goes into every form."""
+    """Everything a picture says about its making; ``created`` carries its time zone, ``extra`` goes into every form.
 
-    generation_id: int
+    ``composite`` is a photograph of which a part was generated; its ``generation_id`` is the caller's name of it.
+    """
+
+    generation_id: int | str
     prompt: str
     negative_prompt: str
     seed: int
@@ -57,6 +62,7 @@ class Provenance:
     artist_id: int | None = None
     artist_name: str | None = None
     mock: bool = False
+    composite: bool = False
     extra: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
@@ -67,6 +73,8 @@ class Provenance:
     @property
     def digital_source_type(self) -> str:
         """IPTC's term for the origin; a mock's placeholder is drawn by rules, no trained model took part."""
+        if self.composite:
+            return COMPOSITE_SYNTHETIC if self.mock else COMPOSITE_TRAINED
         return ALGORITHMIC_MEDIA if self.mock else TRAINED_ALGORITHMIC_MEDIA
 
     @property

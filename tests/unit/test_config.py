@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config
+from orchestrator import config, staging_settings
 from orchestrator.config import from_environ
 from orchestrator.errors import ConfigError
 
@@ -199,15 +199,19 @@ def test_settings_are_frozen():
         from_environ({}).queue.max_attempts = 7  # type: ignore[misc]
 
 
+def source() -> str:
+    """Where variables are read."""
+    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (config, staging_settings))
+
+
 def test_the_page_documents_exactly_the_variables_that_are_read():
-    read = set(re.findall(r'read\.\w+\(\s*"([A-Z0-9_]+)"', Path(config.__file__).read_text(encoding="utf-8")))
+    read = set(re.findall(r'read\.\w+\(\s*"([A-Z0-9_]+)"', source()))
     page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([A-Z0-9_]+)` ", page, re.MULTILINE)) == read
 
 
 def test_the_page_states_the_defaults_that_are_used():
-    source = Path(config.__file__).read_text(encoding="utf-8")
-    used = dict(re.findall(r'read\.one\(\s*"([A-Z0-9_]+)",\s*"([^"]*)"', source))
+    used = dict(re.findall(r'read\.one\(\s*"([A-Z0-9_]+)",\s*"([^"]*)"', source()))
     page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
     stated = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|", page, re.MULTILINE))
     assert {name: shown.strip("`") for name, shown in stated.items() if shown.startswith("`")} == used

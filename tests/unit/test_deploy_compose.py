@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-from orchestrator import config
+from orchestrator import config, staging_settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -24,9 +25,10 @@ OF_COMPOSE = {
 }  # fmt: skip
 
 
-def settings() -> set[str]:
-    """Every variable that config.py reads."""
-    return set(re.findall(r'read\.\w+\(\s*"([A-Z0-9_]+)"', Path(config.__file__).read_text()))
+def settings(*modules: ModuleType) -> set[str]:
+    """Every variable that config.py reads, and those of other modules of settings."""
+    sources = "".join(Path(str(module.__file__)).read_text() for module in (config, *modules))
+    return set(re.findall(r'read\.\w+\(\s*"([A-Z0-9_]+)"', sources))
 
 
 def explained() -> dict[str, str]:
@@ -59,7 +61,7 @@ def test_a_misspelt_key_would_not_fit_it() -> None:
 
 
 def test_env_example_explains_every_setting_and_nothing_else() -> None:
-    assert set(explained()) == settings() | OF_COMPOSE
+    assert set(explained()) == settings(staging_settings) | OF_COMPOSE
 
 
 def test_every_variable_of_env_example_stands_below_a_sentence() -> None:

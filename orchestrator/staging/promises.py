@@ -1,0 +1,66 @@
+"""Stagings that were answered with 202: written down, so that another process keeps the promise if this one dies."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Final
+
+from orchestrator.errors import GenerationFailed, Interrupted, RemarqueError, StorageError
+from orchestrator.staging.job import StagingJob
+from orchestrator.staging.ledger import Accepted, Failure, ImageName, StagingLedger
+
+# After its deadline a job gets this long to unwind before somebody else takes it for abandoned.
+MARGIN_S: Final = 30.0
+MOST_ADOPTIONS: Final = 3
+LOG = logging.getLogger(__name__)
+
+
+class Promises:
+    """Keeps the documents of promises in step with what becomes of the jobs. Threads share one."""
+
+    def __init__(self, ledger: StagingLedger, wall_clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._now_s = wall_clock
+
+    def make(self, job: StagingJob, adoptions: int = 0) -> None:
+        """Write down that somebody was or will be told 202; raises :class:`StorageError`."""
+        if job.promised and not adoptions:
+            return
+        job.promised = True
+        self._ledger.accept(job.name, self._document(job, self._now_s() + job.left_s(), adoptions))
+        job.adoptions = adoptions
+
+    def close(self, job: StagingJob, error: RemarqueError | None) -> None:
+        """Say how a promise ended, or let go of it where the process stops. What cannot be written is found later."""
+        if not job.promised:
+            return
+        try:
+            if isinstance(error, Interrupted):
+                self._ledger.accept(job.name, self._document(job, 0.0, job.adoptions))
+            else:
+                self._ledger.fulfil(job.name, None if error is None else _failure(job, error))
+        except StorageError as storing:
+            LOG.warning("the outcome of image %s was not written down: %s", job.name, storing)
+
+    def abandoned(self, is_here: Callable[[ImageName], bool]) -> Iterator[tuple[ImageName, Accepted]]:
+        """Promises that nobody keeps any more and somebody should; those that need no work are closed on the way."""
+        for name in self._ledger.promises():
+            accepted = None if is_here(name) else self._ledger.accepted(name)
+            if accepted is None or (accepted.until_s and self._now_s() < accepted.until_s + MARGIN_S):
+                continue
+            if self._ledger.find(name) is not None:
+                self._ledger.fulfil(name, None)
+            elif accepted.adoptions >= MOST_ADOPTIONS:
+                message = f"{accepted.adoptions} processes ended while they worked on it"
+                self._ledger.fulfil(name, Failure(fingerprint="", code=GenerationFailed.code, message=message))
+            else:
+                yield name, accepted
+
+    @staticmethod
+    def _document(job: StagingJob, until_s: float, adoptions: int) -> Accepted:
+        wanted = {name: value for name, value in asdict(job.request).items() if name != "unknown"}
+        return Accepted(request=wanted, tier=job.tier, until_s=until_s, adoptions=adoptions)
+
+
+def _failure(job: StagingJob, error: RemarqueError) -> Failure:
+    return Failure(fingerprint=job.request.fingerprint, code=error.code, message=str(error))

@@ -1,0 +1,226 @@
+"""Builds the staging service out of settings: everything started in order, and ended in the reverse one."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import cast
+
+from orchestrator.api import HttpServer, build_app
+from orchestrator.app import build_buckets, build_signing_key
+from orchestrator.clients.predictions import Predictions, PredictionService
+from orchestrator.clients.storage import Storage
+from orchestrator.config import Settings
+from orchestrator.errors import ConfigError, RemarqueError
+from orchestrator.imaging.opencv import PeopleDetector
+from orchestrator.staging import managed
+from orchestrator.staging.accounts import Accounts, Tier, load_accounts
+from orchestrator.staging.breaker import Breaker, BreakerSettings
+from orchestrator.staging.cost import CostLedger
+from orchestrator.staging.desk import Desk, DeskSettings
+from orchestrator.staging.gateway import Gateway, Lane
+from orchestrator.staging.keeper import Keeper
+from orchestrator.staging.ledger import StagingLedger
+from orchestrator.staging.managed import ManagedProvider
+from orchestrator.staging.mock import MockProvider
+from orchestrator.staging.original import PhotoLimits
+from orchestrator.staging.policy import BlockedWords, NoPeople, Rule, check_wording
+from orchestrator.staging.promises import Promises
+from orchestrator.staging.prompts import BUILT_IN, PromptTable, load_prompts
+from orchestrator.staging.provider import Provider
+from orchestrator.staging.quota import Quota, Rate
+from orchestrator.staging.retry import RetryBudget
+from orchestrator.staging.routes import StagingRoutes
+from orchestrator.staging.routing import Mode, Routing
+from orchestrator.staging.stager import Stager, StagerParts
+from orchestrator.staging.switch import Switch
+from orchestrator.staging_settings import StagingSettings
+from orchestrator.staging_telemetry import StagingTelemetry
+
+# Of GRACE_SECONDS, what is left to those that are told to let go, and to the answers on their way out.
+UNWIND_S = 5.0
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StagingService:
+    """What runs; ``url`` is where it answers."""
+
+    url: str
+    desk: Desk
+    switch: Switch
+    telemetry: StagingTelemetry
+
+
+@contextmanager
+def running_staging(settings: Settings) -> Iterator[StagingService]:
+    """The service while the context lasts; leaving it lets what runs finish for most of ``GRACE_SECONDS``."""
+    wanted, telemetry = settings.staging, StagingTelemetry()
+    root, accounts, providers = _required(settings), _accounts(wanted), _providers(wanted)
+    storage = Storage(root, allowed_input_prefixes=(wanted.originals or root,), buckets=build_buckets(settings))
+    ledger = StagingLedger(storage, root)
+    switch = Switch(storage, root, _routing(settings, providers), tuple(providers))
+    lanes, cost = _lanes(wanted, providers), _cost(wanted)
+    gateway = Gateway(lanes, switch.current, telemetry, attempts=wanted.attempts, rng=Random())
+    stager = Stager(_parts(settings, storage, ledger, gateway, cost), telemetry, time.monotonic)
+    promises = Promises(ledger, time.time)
+    kept = DeskSettings(threads=wanted.concurrency, most_waiting=wanted.max_waiting, deadline_s=wanted.deadline_s)
+    desk = Desk(stager.run, promises, kept, telemetry, time.monotonic)
+    hosted = providers.get("managed")
+    routes = StagingRoutes(
+        desk=desk,
+        ledger=ledger,
+        promises=promises,
+        accounts=accounts,
+        quota=Quota({cast("Tier", tier): Rate(*rate) for tier, rate in wanted.rates.items()}, time.monotonic),
+        switch=switch,
+        root=wanted.originals or root,
+        admin_token=wanted.admin_token,
+        managed=hosted if isinstance(hosted, ManagedProvider) else None,
+    )
+    _watch(telemetry, desk, lanes, switch, cost)
+    readiness = Readiness(storage, desk, providers, switch)
+    app = build_app(readiness.not_ready, telemetry.page, routes.endpoints())
+    server = HttpServer(app, settings.service.http_host, settings.service.http_port)
+    keeper = Keeper(desk, ledger, promises, accounts, switch)
+    with ExitStack() as ending:
+        switch.refresh()
+        server.start()
+        ending.callback(server.stop)
+        desk.start()
+        ending.callback(desk.stop, max(1.0, settings.service.grace_s - UNWIND_S))
+        keeper.start()
+        ending.callback(keeper.stop)
+        LOG.info("staging with %s on %s", switch.current().mode, server.url)
+        yield StagingService(server.url, desk, switch, telemetry)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Tries what a staging needs."""
+
+    storage: Storage
+    desk: Desk
+    providers: Mapping[Mode, Provider]
+    switch: Switch
+
+    def not_ready(self) -> Mapping[str, str]:
+        """Each part that does not work, with the reason."""
+        found: dict[str, str] = {}
+        if self.desk.stopping:
+            found["desk"] = "it stops"
+        try:
+            self.storage.probe()
+        except RemarqueError:
+            found["store"] = "it cannot be written and read"
+            LOG.warning("the store is not ready", exc_info=True)
+        mode = self.switch.current().mode
+        if reason := self.providers[mode].not_ready():
+            found[mode] = reason
+        return found
+
+
+def _required(settings: Settings) -> str:
+    if settings.store.results is None:
+        raise ConfigError("RESULT_STORE is not set; this command needs it (docs/environment.md)")
+    return settings.store.results
+
+
+def _parts(
+    settings: Settings, storage: Storage, ledger: StagingLedger, gateway: Gateway, cost: CostLedger
+) -> StagerParts:
+    wanted, prompts = settings.staging, load_prompts(settings.staging.prompts_file or BUILT_IN)
+    return StagerParts(
+        originals=storage.inputs,
+        root=wanted.originals or _required(settings),
+        ledger=ledger,
+        gateway=gateway,
+        prompts=prompts,
+        rules=_rules(wanted, prompts),
+        limits=PhotoLimits(
+            max_bytes=wanted.max_mb << 20,
+            max_pixels=wanted.max_megapixels * 1_000_000,
+            longest_px=wanted.working_px,
+            step_px=wanted.size_step_px,
+        ),
+        cost=cost,
+        signing_key=build_signing_key(settings),
+    )
+
+
+def _cost(wanted: StagingSettings) -> CostLedger:
+    return CostLedger(cast("Mapping[Mode, float]", wanted.prices), wanted.cost_alert_usd, time.time)
+
+
+def _accounts(wanted: StagingSettings) -> Accounts:
+    if wanted.clients_file is None:
+        raise ConfigError("STAGING_CLIENTS_FILE is not set; it lists who may call (docs/staging.md)")
+    return load_accounts(wanted.clients_file)
+
+
+def _providers(wanted: StagingSettings) -> dict[Mode, Provider]:
+    """Every provider that can be chosen while the service runs."""
+    found: dict[Mode, Provider] = {"mock": MockProvider(wanted.mock_s)}
+    hosted = wanted.managed
+    if (hosted.token is None) != (hosted.model is None):
+        raise ConfigError("MANAGED_TOKEN and MANAGED_MODEL come together; one of them is not set")
+    if hosted.token is not None and hosted.model is not None:
+        service = PredictionService(
+            url=hosted.url,
+            token=hosted.token,
+            model=hosted.model,
+            output_origins=hosted.output_origins,
+            webhook_url=hosted.webhook_url,
+        )
+        kept = managed.ManagedSettings(model_rev=hosted.model, timeout_s=hosted.timeout_s, names=hosted.inputs)
+        found["managed"] = ManagedProvider(Predictions(service), kept)
+    return found
+
+
+def _routing(settings: Settings, providers: Mapping[Mode, Provider]) -> Routing:
+    wanted = settings.staging
+    routing = Routing(
+        mode=settings.models.mode,
+        enabled=settings.models.enabled,
+        fallback=wanted.fallback,
+        canary_mode=wanted.canary_mode,
+        canary_percent=wanted.canary_percent,
+        canary_salt=wanted.canary_salt,
+    )
+    if "self" in routing.modes:
+        raise ConfigError("INFERENCE_MODE is 'self', which stages nothing in this version; mock or managed is served")
+    if "managed" in routing.modes and "managed" not in providers:
+        raise ConfigError("INFERENCE_MODE is 'managed'; MANAGED_TOKEN and MANAGED_MODEL say what makes the pictures")
+    return routing
+
+
+def _lanes(wanted: StagingSettings, providers: Mapping[Mode, Provider]) -> dict[Mode, Lane]:
+    settings = BreakerSettings(cool_s=wanted.breaker_cool_s)
+    return {
+        mode: Lane(provider, Breaker(settings, time.monotonic), RetryBudget()) for mode, provider in providers.items()
+    }
+
+
+def _rules(wanted: StagingSettings, prompts: PromptTable) -> tuple[Rule, ...]:
+    """The content policy; prompts that it would refuse stop the start."""
+    rules: list[Rule] = [BlockedWords(wanted.blocked_words)] if wanted.blocked_words else []
+    if wanted.reject_people:
+        rules.append(NoPeople(PeopleDetector().count))
+    for (room, style), wording in prompts.wordings.items():
+        try:
+            check_wording(rules, wording)
+        except RemarqueError as error:
+            raise ConfigError(f"prompts: {room} in {style} can never be staged: {error}") from None
+    return tuple(rules)
+
+
+def _watch(
+    telemetry: StagingTelemetry, desk: Desk, lanes: Mapping[Mode, Lane], switch: Switch, cost: CostLedger
+) -> None:
+    telemetry.watch_desk(desk)
+    telemetry.watch_routing(switch.current)
+    telemetry.watch_cost(cost)
+    for mode, lane in lanes.items():
+        telemetry.watch_breaker(mode, lane.breaker)
