@@ -1,0 +1,198 @@
+"""deploy/kubernetes: valid for the API server and KEDA, restricted, and with times that fit one another."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from fakes.kustomize import Document, merged, render
+
+from orchestrator.config import from_environ
+from orchestrator.service import CALL_ENDS_WITHIN_S, OUTBOX_PATIENCE_S
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+FOLDERS = ("base", "overlays/gcp", "overlays/aws", "build-engines", "rabbitmq-policies")
+CARDS = sorted(path for path in KUBERNETES.glob("overlays/*/cards/*.yaml"))
+KEDA = json.loads((ROOT / "tests" / "data" / "keda.json").read_text())["$defs"]
+# The oldest Kubernetes with native sidecars on by default.
+OLDEST = "1.29"
+
+
+def objects(folder: str, kind: str) -> list[Document]:
+    return [document for document in render(KUBERNETES / folder) if document["kind"] == kind]
+
+
+def only(folder: str, kind: str, name: str) -> Document:
+    (found,) = [document for document in objects(folder, kind) if document["metadata"]["name"] == name]
+    return found
+
+
+def pod(folder: str = "overlays/gcp") -> Document:
+    spec: Document = only(folder, "Deployment", "remarque")["spec"]["template"]["spec"]
+    return spec
+
+
+def settings(folder: str = "overlays/gcp") -> Any:
+    (config,) = [o for o in objects(folder, "ConfigMap") if o["metadata"]["name"].startswith("remarque-config")]
+    return from_environ(config["data"])
+
+
+def pod_specs(folder: str) -> list[Document]:
+    return [o["spec"]["template"]["spec"] for o in render(KUBERNETES / folder) if "template" in o.get("spec", {})]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_object_fits_its_schema(folder: str) -> None:
+    for document in render(KUBERNETES / folder):
+        if document["apiVersion"].startswith("keda.sh/"):
+            jsonschema.Draft202012Validator(KEDA[document["kind"]]).validate(document)
+        else:
+            kubernetes_validate.validate(document, OLDEST, strict=True)
+
+
+def test_a_misspelt_field_would_not_fit() -> None:
+    deployment = only("base", "Deployment", "remarque")
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 5
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, OLDEST, strict=True)
+    scaled = only("base", "ScaledObject", "remarque")
+    scaled["spec"]["cooldown"] = 5
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(KEDA["ScaledObject"]).validate(scaled)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here to compare with")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_kustomize_itself_renders_the_same(folder: str) -> None:
+    told = subprocess.run(["kubectl", "kustomize", str(KUBERNETES / folder)], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    text = re.sub(r"(remarque-config)-[a-z0-9]{10}\b", r"\1-HASH", told.stdout)
+
+    def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
+        return {(d["kind"], d["metadata"]["name"]): d for d in documents}
+
+    assert by_name([d for d in yaml.safe_load_all(text) if d]) == by_name(render(KUBERNETES / folder))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_pod_is_admitted_by_the_restricted_standard(folder: str) -> None:
+    for spec in pod_specs(folder):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "limits" in container["resources"]
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "secret", "configMap"}
+
+
+def test_a_longest_job_can_finish_before_its_pod_is_killed() -> None:
+    service = settings().service
+    finishing_s = (service.grace_s - OUTBOX_PATIENCE_S - CALL_ENDS_WITHIN_S) / 2
+    assert service.job_timeout_s < finishing_s
+    assert service.grace_s < pod()["terminationGracePeriodSeconds"]
+
+
+def test_scaling_waits_longer_than_the_longest_job() -> None:
+    scaling = only("base", "ScaledObject", "remarque")["spec"]
+    behavior = scaling["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert scaling["cooldownPeriod"] > settings().service.job_timeout_s
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= settings().service.job_timeout_s
+    assert scaling["minReplicaCount"] == 0
+    assert "replicas" not in only("base", "Deployment", "remarque")["spec"]
+
+
+def test_scaling_counts_unacked_messages_of_the_queue_that_publishers_use() -> None:
+    from orchestrator.clients.queues import Queues
+
+    rabbitmq, latency = only("base", "ScaledObject", "remarque")["spec"]["triggers"]
+    assert (rabbitmq["metadata"]["protocol"], rabbitmq["metadata"]["queueName"]) == ("http", Queues().work)
+    assert float(latency["metadata"]["threshold"]) < float(latency["metadata"]["activationThreshold"])
+
+
+def test_attempts_outlast_a_restart_of_triton() -> None:
+    from orchestrator.conclusion import next_delay
+    from orchestrator.errors import ModelUnavailable
+
+    attempts = settings().queue.max_attempts
+    waits = [next_delay(ModelUnavailable("gone"), number, attempts) or 0 for number in range(1, attempts + 1)]
+    triton = pod()["initContainers"][0]["startupProbe"]
+    assert sum(waits) > triton["failureThreshold"] * triton["periodSeconds"]
+
+
+def test_triton_and_worker_share_memory_and_triton_is_reached_by_the_worker_alone() -> None:
+    (triton,), (worker,) = pod()["initContainers"], pod()["containers"]
+    assert triton["restartPolicy"] == "Always"
+    assert "--http-address=127.0.0.1" in triton["args"]
+    assert "--allow-client-shm=true" in triton["args"]
+    for container in (triton, worker):
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+def test_compose_and_kubernetes_run_the_same_server() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert pod()["initContainers"][0]["image"] == compose["services"]["triton"]["image"]
+
+
+def test_nothing_is_let_in_but_the_scraping_of_metrics() -> None:
+    nothing, ours = (only("base", "NetworkPolicy", name) for name in ("nothing", "remarque"))
+    assert nothing["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    (rule,) = ours["spec"]["ingress"]
+    assert {port["port"] for port in rule["ports"]} == {8080, 8002}
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"remarque/scrapes": "true"}}}]
+
+
+def test_google_adds_only_its_metadata_server_to_what_may_be_reached() -> None:
+    base = only("base", "NetworkPolicy", "remarque")["spec"]["egress"]
+    google = only("overlays/gcp", "NetworkPolicy", "remarque")["spec"]["egress"]
+    assert google[:-1] == base
+    assert all(entry["ipBlock"]["cidr"].startswith("169.254.169.25") for entry in google[-1]["to"])
+
+
+def test_secrets_come_as_files_and_none_is_in_the_repository() -> None:
+    for folder in FOLDERS:
+        assert objects(folder, "Secret") == []
+    for name in ("remarque", "remarque-mock"):
+        (worker,) = only("base", "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        environment = {entry["name"] for entry in worker["env"]}
+        assert {"RABBITMQ_URL_FILE", "INTERNAL_API_TOKEN_FILE"} <= environment
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: f"{p.parent.parent.name}-{p.stem}")
+def test_every_card_selects_nodes_and_its_own_engines(card: Path) -> None:
+    base = only("base", "Deployment", "remarque")
+    spec = merged(base, yaml.safe_load(card.read_text()))["spec"]["template"]["spec"]
+    kubernetes_validate.validate(merged(base, yaml.safe_load(card.read_text())), OLDEST, strict=True)
+    assert len(spec["nodeSelector"]) == 1
+    for container in spec["initContainers"] + spec["containers"]:
+        (models,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/models"]
+        assert models["subPath"] == card.stem
+
+
+def test_the_cards_that_were_asked_for_are_there() -> None:
+    assert {card.stem for card in CARDS} == {"l4", "a10", "a100", "h100", "h200"}
+
+
+@pytest.mark.parametrize("overlay", ["overlays/gcp", "overlays/aws"])
+def test_spot_nodes_are_preferred_and_tolerated_but_not_required(overlay: str) -> None:
+    spec = pod(overlay)
+    assert "requiredDuringSchedulingIgnoredDuringExecution" not in spec["affinity"]["nodeAffinity"]
+    assert {"nvidia.com/gpu"} < {toleration["key"] for toleration in spec["tolerations"]}
+
+
+@pytest.mark.parametrize("overlay", ["overlays/gcp", "overlays/aws"])
+def test_an_overlays_settings_are_settings(overlay: str) -> None:
+    from test_deploy_compose import settings as known
+
+    (config,) = objects(overlay, "ConfigMap")
+    assert set(config["data"]) <= known()
+    assert settings(overlay).store.results is not None
