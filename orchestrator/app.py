@@ -19,6 +19,9 @@ from orchestrator.generate import Generation
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import prove
 from orchestrator.imaging.signing_key import development_key, load_key
+from orchestrator.merged_folders import MergedFolders
+from orchestrator.merged_models import Count as MergedCount
+from orchestrator.merged_models import MergedModels, MergedSettings
 from orchestrator.mock import MockPainter
 from orchestrator.orders import job_from, orders_from
 from orchestrator.pipeline import Pipeline
@@ -41,7 +44,7 @@ class Studio:
         return None if self.models is None else self.painter.checkpoint
 
 
-def build_studio(settings: Settings) -> Studio:
+def build_studio(settings: Settings, count_merged: MergedCount | None = None) -> Studio:
     """The pipeline on Triton, the mock, or, where inference is switched off, what the settings put in its place."""
     mocked = settings.models.mode == "mock" or (
         not settings.models.enabled and settings.models.disabled_fallback == "mock"
@@ -54,7 +57,17 @@ def build_studio(settings: Settings) -> Studio:
         raise ConfigError("INFERENCE_MODE is 'managed'; pictures are made by self or mock, managed serves staging only")
     checkpoint = read_checkpoint(settings.models.repository)
     models = TritonModels(settings.models.triton_url, deadline_s=settings.service.job_timeout_s)
-    return Studio(Pipeline(models, checkpoint), models, mock=False)
+    return Studio(Pipeline(models, checkpoint, _merged(settings, models, checkpoint, count_merged)), models, mock=False)
+
+
+def _merged(
+    settings: Settings, models: TritonModels, checkpoint: CheckpointInfo, count: MergedCount | None
+) -> MergedModels:
+    """The shelf of merged models, beside those that Triton serves."""
+    folders = MergedFolders(settings.models.repository, settings.styles.merged_disk_mb << 20)
+    return MergedModels(
+        models, folders, checkpoint, MergedSettings(memory_bytes=settings.styles.merged_mb << 20), count
+    )
 
 
 def build_shelf(source: StyleSource, studio: Studio, settings: Settings, count: Count | None = None) -> StyleShelf:
@@ -104,9 +117,7 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
     job = job_from(args)
     settings = _under_options(args, settings)
     studio = build_studio(settings)
-    orders = orders_from(args, job, studio.painter.checkpoint)
-    _require_triton(studio, settings.models.triton_url)
-    inputs = _inputs(settings)
+    inputs = _inputs(settings, args)
     finishing = Finishing(
         checkpoint=studio.painter.checkpoint,
         inputs=inputs,
@@ -114,6 +125,9 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
         signing_key=build_signing_key(settings),
         mock=studio.mock,
     )
+    styles = finishing.styles.admit(job.styles)
+    orders = orders_from(args, job, studio.painter.checkpoint, styles, settings.styles.mode)
+    _require_triton(studio, settings.models.triton_url)
     return Generation(orders, studio.painter, finishing).run()
 
 
@@ -136,9 +150,13 @@ def _require_triton(studio: Studio, url: str) -> None:
         raise ModelUnavailable(f"Triton at {url} does not serve {', '.join(missing)}")
 
 
-def _inputs(settings: Settings) -> Reader:
-    """What a message on this machine may name: the configured prefixes, or the working directory."""
+def _inputs(settings: Settings, args: argparse.Namespace) -> Reader:
+    """What a message on this machine may name: the configured prefixes, or the working directory.
+
+    A style that was named on the command line lies wherever its user says.
+    """
     here = Path.cwd().as_uri()
-    allowed = settings.store.allowed_input_prefixes or (here,)
+    named = tuple(style.path if "://" in style.path else Path(style.path).parent.as_uri() for style in args.style or ())
+    allowed = (*(settings.store.allowed_input_prefixes or (here,)), *named)
     results = settings.store.results or here
     return Storage(results, allowed_input_prefixes=allowed, buckets=build_buckets(settings)).inputs

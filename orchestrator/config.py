@@ -77,12 +77,18 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StyleSettings:
-    """How large a style may be, and how many are kept at hand; ``folder`` may be lost at any time."""
+    """How styles are applied, how large one may be, and how many are kept at hand; ``folder`` may be lost any time.
 
+    ``merged_mb`` is the server's memory for merged models, ``merged_disk_mb`` what they add to the model repository.
+    """
+
+    mode: Literal["auto", "mixed", "merged"]
     max_mb: int
     memory_mb: int
     disk_mb: int
     folder: Path
+    merged_mb: int
+    merged_disk_mb: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +171,13 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             ca_file=read.optional("STORE_CA_FILE", file),
         ),
         styles=StyleSettings(
+            mode=read.one("STYLE_MODE", "auto", choice("auto", "mixed", "merged")),
             max_mb=read.one("STYLE_MAX_MB", "512", count(1, 4096)),
             memory_mb=read.one("STYLE_MEMORY_MB", "1024", count(1, 1_000_000)),
             disk_mb=read.one("STYLE_DISK_MB", "8192", count(0, 100_000_000)),
             folder=read.one("STYLE_FOLDER", ".remarque/styles", Path),
+            merged_mb=read.one("STYLE_MERGED_MB", "8192", count(1, 10_000_000)),
+            merged_disk_mb=read.one("STYLE_MERGED_DISK_MB", "32768", count(1, 100_000_000)),
         ),
         provenance=ProvenanceSettings(
             certificate=certificate,

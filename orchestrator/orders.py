@@ -3,8 +3,9 @@
 import argparse
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.diffusion.sampling import DEFAULT_SAMPLER, SAMPLERS
 from orchestrator.diffusion.spacing import RESPACINGS, SPACINGS
 from orchestrator.errors import InvalidInput
-from orchestrator.job import Job, PictureFormat
+from orchestrator.job import Job, PictureFormat, StyleRef
 from orchestrator.plan import ASPECT_RATIOS_PX, Plan, make_plan
 from orchestrator.schema import job_from_message, message_from_bytes
+from orchestrator.style_ways import AppliedStyle, StyleMode
 
 MAX_COUNT = 100
 # torch keeps the low 32 bits of a seed: more would only be longer to write down.
@@ -87,6 +89,13 @@ def _add_how(how: "argparse._ArgumentGroup") -> None:
     how.add_argument(
         "--sampler", choices=SAMPLERS, metavar="NAME", help=f"{names['sampler']} (default {DEFAULT_SAMPLER})"
     )
+    how.add_argument(
+        "--style",
+        type=_style,
+        action="append",
+        metavar="PATH[=X]",
+        help="a LoRA file or folder and its weight, -2 to 2",
+    )
     how.add_argument("--spacing", choices=SPACINGS, metavar="NAME", help=f"of the timesteps: {', '.join(SPACINGS)}")
     how.add_argument("--sigmas", choices=RESPACINGS, metavar="NAME", help=f"respaced: {', '.join(RESPACINGS)}")
     passes = how.add_mutually_exclusive_group()
@@ -117,6 +126,7 @@ def job_from(args: argparse.Namespace) -> Job:
         "spacing": args.spacing,
         "sigmas": args.sigmas,
         "two_pass": args.two_pass,
+        "styles": None if args.style is None else tuple(args.style),
     }
     if args.size is not None or args.aspect is not None:
         width_px, height_px = args.size or (None, None)
@@ -128,7 +138,13 @@ def job_from(args: argparse.Namespace) -> Job:
     return replace(job, **{name: value for name, value in given.items() if value is not None})
 
 
-def orders_from(args: argparse.Namespace, job: Job, checkpoint: CheckpointInfo) -> list[Order]:
+def orders_from(
+    args: argparse.Namespace,
+    job: Job,
+    checkpoint: CheckpointInfo,
+    styles: Sequence[AppliedStyle] = (),
+    style_mode: StyleMode = "auto",
+) -> list[Order]:
     """The pictures that were ordered, every one of them ``job`` under a seed of its own, and planned.
 
     Raises:
@@ -136,9 +152,14 @@ def orders_from(args: argparse.Namespace, job: Job, checkpoint: CheckpointInfo) 
     """
     if not 1 <= args.count <= MAX_COUNT:
         raise InvalidInput(f"--count is {args.count}; 1 to {MAX_COUNT} are served")
-    seed = make_plan(job, checkpoint, lambda: secrets.randbits(DRAWN_SEED_BITS)).seed
+
+    def planned(one: Job) -> Plan:
+        drawn = partial(secrets.randbits, DRAWN_SEED_BITS)
+        return make_plan(one, checkpoint, drawn, styles=styles, style_mode=style_mode)
+
+    seed = planned(job).seed
     jobs = [replace(job, seed=seed + index) for index in range(args.count)]
-    plans = [make_plan(one, checkpoint, lambda: seed) for one in jobs]
+    plans = [planned(one) for one in jobs]
     return [
         Order(one, plan, _numbered(_out(args, one), args, plan.seed), _rough(args, plan.seed))
         for one, plan in zip(jobs, plans, strict=True)
@@ -170,6 +191,15 @@ def _numbered(path: Path, args: argparse.Namespace, seed: int) -> Path:
     if args.count == 1 or path.stem.endswith(f"-{seed}"):
         return path
     return path.with_stem(f"{path.stem}-{seed}")
+
+
+def _style(text: str) -> StyleRef:
+    path, equals, weight = text.rpartition("=")
+    try:
+        named, strength = (path, float(weight)) if equals else (text, 1.0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in no weight; write PATH or PATH=0.8") from None
+    return StyleRef(path=named if "://" in named else str(Path(named).resolve()), weight=strength)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.checkpoint import CheckpointInfo
-from orchestrator.conditioning import Conditioning
+from orchestrator.conditioning import Conditioning, Merged
 from orchestrator.diffusion.control import scales_by_turn
 from orchestrator.diffusion.denoiser import Network, denoiser, guided
 from orchestrator.diffusion.inpainting import Kept, latent_mask
@@ -87,10 +87,12 @@ class _Beginning(NamedTuple):
 class Pipeline:
     """Runs plans on one checkpoint; shared by all jobs, it keeps nothing of them but prompt embeddings."""
 
-    def __init__(self, models: Models, checkpoint: CheckpointInfo) -> None:
+    def __init__(self, models: Models, checkpoint: CheckpointInfo, merged: Merged | None = None) -> None:
+        """Without ``merged`` a style is mixed or refused."""
         self.checkpoint = checkpoint
         self._models = models
-        self._conditioning = Conditioning(models.encode_text, checkpoint)
+        self._merged = merged
+        self._conditioning = Conditioning(models.encode_text, checkpoint, merged)
 
     def run(self, plan: Plan, resume: PipelineStep | None = None) -> Turns:
         """Every step of ``plan``, or those after ``resume``, then the picture. To stop, close it.
@@ -118,10 +120,24 @@ class Pipeline:
         networks: dict[tuple[float, ...], Network] = {}
         for each in dict.fromkeys(scales):
             controls = self._conditioning.control_inputs(plan, each) if any(each) else {}
-            model = "unet_controlnet" if controls else "unet"
+            base = "unet_controlnet" if controls else "unet"
+            model = placed.enter_context(self._conditioning.serving(plan, base))
             rows = placed.enter_context(self._models.conditioned(model, inputs | controls))
-            networks[each] = guided(rows, plan.guidance_scale)
+            networks[each] = guided(rows if model == base else self._lasting(rows, model), plan.guidance_scale)
         return tuple(networks[each] for each in scales)
+
+    def _lasting(self, network: Network, model: str) -> Network:
+        """A merged model's network, loaded again if the server lost it, to a restart or to another process."""
+
+        def network_or_again(sample: Latents, timestep: NDArray[np.float32]) -> Latents:
+            try:
+                return network(sample, timestep)
+            except ModelUnavailable:
+                if self._merged is None or not self._merged.load(model):
+                    raise
+                return network(sample, timestep)
+
+        return network_or_again
 
     def _begun(self, plan: Plan, pass_index: int, clean: Latents | None, resumed: Step | None) -> _Beginning:
         """Where a pass goes on from: ``resumed``, else noise, the job's picture or the pass before, under noise."""

@@ -11,8 +11,9 @@ from orchestrator.diffusion.prompt import Chunk, chunk_prompt, pad_to
 from orchestrator.diffusion.sampling import DEFAULT_SAMPLER, SAMPLERS
 from orchestrator.diffusion.spacing import RESPACINGS, SPACINGS
 from orchestrator.errors import InvalidInput, UnsupportedAspectRatio
-from orchestrator.job import Job, StyleRef
+from orchestrator.job import Job
 from orchestrator.pictures import NO_PICTURES, ControlPicture, Pictures, SourcePicture
+from orchestrator.style_ways import AppliedStyle, StyleMode, Ways, ways_of
 
 ASPECT_RATIOS_PX = {"1:1": (512, 512), "2:2": (1024, 1024), "1:2": (512, 1024), "2:1": (1024, 512)}
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -61,7 +62,8 @@ class Plan:
     spacing: str
     sigmas: str
     seed: int
-    styles: tuple[StyleRef, ...]
+    styles: tuple[AppliedStyle, ...]
+    ways: Ways
     weights_sha256: str
     source: SourcePicture | None = None
     controls: tuple[ControlPicture, ...] = ()
@@ -90,13 +92,18 @@ def make_plan(
     checkpoint: CheckpointInfo,
     draw_seed: Callable[[], int],
     pictures: Pictures = NO_PICTURES,
+    *,
+    styles: Sequence[AppliedStyle] = (),
+    style_mode: StyleMode = "auto",
 ) -> Plan:
     """The plan for ``job`` on ``checkpoint``; ``draw_seed`` is called only where the job brings no seed.
+
+    ``styles`` are the job's own, fetched and checked.
 
     With a picture of its own, to start from or to be guided by, the job's size is that picture's.
 
     Raises:
-        InvalidInput, UnsupportedAspectRatio: the job cannot be served; the sentence says what can.
+        InvalidInput, UnsupportedAspectRatio, LoraIncompatible: the job cannot be served; the sentence says what can.
     """
     pictures.check(checkpoint)
     size = _size(job, checkpoint, pictures)
@@ -120,7 +127,8 @@ def make_plan(
         spacing=spacing,
         sigmas=sigmas,
         seed=int(_number("seed", draw_seed() if job.seed is None else job.seed, 0, 0, MAX_SEED)),
-        styles=_styles(job),
+        styles=_styles(job, styles),
+        ways=ways_of(styles, checkpoint, style_mode),
         weights_sha256=checkpoint.weights_sha256,
         source=pictures.source,
         controls=pictures.controls,
@@ -212,11 +220,12 @@ def _chunks(name: str, text: str, checkpoint: CheckpointInfo) -> tuple[Chunk, ..
     return chunks
 
 
-def _styles(job: Job) -> tuple[StyleRef, ...]:
-    """Whether the files can be had and fit the checkpoint is :mod:`orchestrator.styles`' to say."""
+def _styles(job: Job, styles: Sequence[AppliedStyle]) -> tuple[AppliedStyle, ...]:
     for style in job.styles:
         _number(f"weight of style {style.path}", style.weight, 1.0, -MAX_STYLE_WEIGHT, MAX_STYLE_WEIGHT)
-    return job.styles
+    if [one.path for one in styles] != [ref.path for ref in job.styles]:
+        raise ValueError("a job is planned with all of its styles or not at all")
+    return tuple(styles)
 
 
 def _number(name: str, value: float | None, default: float, least: float, most: float) -> float:

@@ -13,6 +13,7 @@ from orchestrator.job import Job, Progress, Succeeded
 from orchestrator.ledger import Ledger, Manifest, Picture
 from orchestrator.plan import Plan, make_plan
 from orchestrator.schema import body_of
+from orchestrator.style_ways import StyleMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class RunnerSettings:
 
     checkpoint_every_s: float
     signing_key: SigningKey
+    style_mode: StyleMode = "auto"
     mock: bool = False
 
 
@@ -57,8 +59,14 @@ class Runner:
         if settled is not None:
             return settled
         control.check()
-        plan = make_plan(attempt.job, self._painter.checkpoint, lambda: derived_seed(attempt.job))
         materials = self._finishing.materials(attempt.job)
+        plan = make_plan(
+            attempt.job,
+            self._painter.checkpoint,
+            lambda: derived_seed(attempt.job),
+            styles=materials.styles,
+            style_mode=self._settings.style_mode,
+        )
         denoising = Denoising(attempt, plan, self._ledger, emit)
         pixels = denoising.picture(self._painter, control, self._settings.checkpoint_every_s)
         data = self._finishing.file(attempt.job, plan, materials, pixels)

@@ -43,7 +43,7 @@ def build_storage(settings: Settings) -> Storage:
 def running_service(settings: Settings) -> Iterator[Worker]:
     """A worker that is ready to :meth:`~Worker.run`, with everything around it started; ended on leaving."""
     telemetry = Telemetry()
-    studio, storage = build_studio(settings), build_storage(settings)
+    studio, storage = build_studio(settings, telemetry.merged), build_storage(settings)
     ledger = Ledger(storage, _required("RESULT_STORE", settings.store.results))
     broker = build_broker(settings)
     patient = WebhookSender(settings.webhooks)
@@ -52,6 +52,7 @@ def running_service(settings: Settings) -> Iterator[Worker]:
     painting = RunnerSettings(
         checkpoint_every_s=settings.service.checkpoint_every_s,
         signing_key=build_signing_key(settings),
+        style_mode=settings.styles.mode,
         mock=studio.mock,
     )
     styles = build_shelf(storage.inputs, studio, settings, telemetry.style)

@@ -99,15 +99,10 @@ class StyleShelf:
             LoraNotFound: no file lies where a path leads.
             LoraIncompatible: a file is broken, or made for other networks than those served.
         """
-        applied = tuple(
+        return tuple(
             AppliedStyle(style=style, weight=ref.weight, path=ref.path, record=_record(ref, style))
             for ref, style in ((ref, self.get(ref.path)) for ref in refs)
         )
-        if refs and self._served is not None and not self._served.style_layout.size:
-            raise LoraIncompatible(
-                f"style {refs[0].path} cannot be applied; the UNet of {self._served.name} takes no style"
-            )
-        return applied
 
     def get(self, path: str) -> Style:
         """The style at ``path``, from memory, disk or the store; raises as :meth:`admit`."""

@@ -88,6 +88,20 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self._merged = Counter(
+            "remarque_merged_models",
+            "Merged models met, written, loaded and evicted",
+            ["model", "action"],
+            registry=self.registry,
+        )
+        self._merged_seconds = Histogram(
+            "remarque_merged_seconds",
+            "To write, load or evict a merged model",
+            ["action"],
+            buckets=STYLE_BUCKETS_S,
+            registry=self.registry,
+        )
+
     def __call__(self, event: Event) -> None:
         """Count one event and log it, unless it is one of a job's many steps."""
         match event:
@@ -121,6 +135,11 @@ class Telemetry:
         """Count one use of a style: ``origin`` is memory, disk or store."""
         self._styles.labels(sha256[:12], origin).inc()
         self._style_seconds.labels(origin).observe(seconds)
+
+    def merged(self, model: str, action: str, seconds: float) -> None:
+        """Count what was done with a merged model: ``hit``, ``merge``, ``load`` or ``evict``."""
+        self._merged.labels(model, action).inc()
+        self._merged_seconds.labels(action).observe(seconds)
 
     def page(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -113,7 +113,7 @@ class TritonModels:
     def ready(self) -> tuple[str, ...]:
         """What does not answer yet: empty when every model does, ``("triton",)`` when the server does not."""
         try:
-            return tuple(name for name in self._models if not self._is_ready(name))
+            return tuple(name for name in self._models if not self.is_ready(name))
         except (ModelUnavailable, DeadlineExceeded):
             return ("triton",)
 
@@ -129,6 +129,19 @@ class TritonModels:
         self._control(model, "unload")
         if not self._gone(model, UNLOADED_WITHIN_S):
             raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
+
+    def is_ready(self, model: str) -> bool:
+        """Whether ``model`` can be called now."""
+        try:
+            self._server.ask("GET", f"/v2/models/{quote(model)}/ready", deadline_s=READY_WITHIN_S)
+        except Refusal:
+            return False
+        return True
+
+    def loaded(self) -> tuple[str, ...]:
+        """The names of all models that the server holds."""
+        entries: Any = self._server.ask("POST", "/v2/repository/index", {})
+        return tuple(entry["name"] for entry in entries if entry.get("state") == "READY")
 
     def close(self) -> None:
         """Close the connections; no call may follow."""
@@ -179,13 +192,6 @@ class TritonModels:
                 return True
             time.sleep(0.02)
         return False
-
-    def _is_ready(self, model: str) -> bool:
-        try:
-            self._server.ask("GET", f"/v2/models/{quote(model)}/ready", deadline_s=READY_WITHIN_S)
-        except Refusal:
-            return False
-        return True
 
 
 class _Loads:

@@ -19,7 +19,7 @@ _DTYPES: Final = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWeight:
-    """One copy of a layer's weight in a graph: a file of ``dims`` numbers of type ``dtype``.
+    """One copy of a layer's weight in a graph: ``file`` in its version folder holds ``dims`` numbers of ``dtype``.
 
     ``axes`` says for each of its axes which one of the checkpoint's tensor it is; ``n`` is an axis of its own, size 1.
     """

@@ -86,12 +86,16 @@ class FormulaModels:
 
     encoded: list[np.ndarray] = field(default_factory=list)
     predicted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    styles: list[np.ndarray] = field(default_factory=list)
+    encoders: list[str] = field(default_factory=list)
+    unets: list[str] = field(default_factory=list)
     decoded: int = 0
     placed: int = 0
     """How many jobs' inputs are placed now."""
 
     def encode_text(self, input_ids, model="text_encoder"):
         self.encoded.append(input_ids)
+        self.encoders.append(model)
         hidden = (
             np.sin(input_ids[..., None] * np.arange(1, WIDTH + 1) + np.arange(77)[:, None]).astype(np.float32) + 0.5
         )
@@ -100,14 +104,18 @@ class FormulaModels:
     @contextmanager
     def conditioned(self, model, inputs):
         self.placed += 1
+        self.unets.append(model)
         try:
             yield lambda sample, timestep: self.predict(sample, timestep, **inputs)
         finally:
             self.placed -= 1
 
-    def predict(self, sample, timestep, encoder_hidden_states):
+    def predict(self, sample, timestep, encoder_hidden_states, style=None):
         self.predicted.append((sample, timestep, encoder_hidden_states))
         told = np.tanh(encoder_hidden_states.mean(axis=(1, 2)))[:, None, None, None]
+        if style is not None:
+            self.styles.append(style)
+            told = told + np.tanh(style.mean(axis=1))[:, None, None, None]
         return (np.sin(sample + told) * 0.5 + sample * 0.4 + timestep[:, :, None, None] * 1e-4).astype(np.float32)
 
     def decode(self, latents):

@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 from safetensors.numpy import save
-from small_checkpoint import WIDTH
+from small_checkpoint import WIDTH, small_checkpoint
 
+from orchestrator.clients.weights import read_weights
+from orchestrator.diffusion.lora import read_lora
 from orchestrator.diffusion.style_vector import StyleLayout
+from orchestrator.imaging.provenance import StyleRecord
+from orchestrator.style_ways import AppliedStyle, Style
 
 CHANNELS = 8
 _ATTENTION = "attentions.0.transformer_blocks.0"
@@ -45,6 +49,8 @@ ATTENTION = tuple(name for name in LAYERS["unet"] if ".attn" in name)
 LAYOUT = StyleLayout(
     rank=8, layers=ATTENTION, shapes=tuple((s[0], s[1]) for s in map(LAYERS["unet"].get, ATTENTION) if s)
 )
+MODELS = {"unet": "1" * 64, "text_encoder": "2" * 64}
+STYLED = small_checkpoint(layers=LAYERS, style_layout=LAYOUT, models=MODELS)
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 CONV = "down_blocks.0.resnets.0.conv1"
@@ -81,3 +87,12 @@ def peft_style(rank: int = 2, **changes: np.ndarray) -> bytes:
         f"base_model.model.{QUERY}.lora_B.weight": numbers(CHANNELS, rank),
     }
     return save(tensors | changes)
+
+
+def applied_style(rank: int = 2, weight: float = 1.0, sha256: str = "a" * 64) -> AppliedStyle:
+    """:func:`kohya_style` as a job that was admitted has it, under a hash of one's own."""
+    found = read_weights(kohya_style(rank=rank))
+    lora = read_lora(found.tensors, {}, STYLED)
+    kept = Style(sha256=sha256, identity=sha256, size_bytes=found.size_bytes, dtypes=found.dtypes, lora=lora)
+    record = StyleRecord(name="ink", sha256=sha256, weight=weight)
+    return AppliedStyle(style=kept, weight=weight, path="gs://b/ink", record=record)

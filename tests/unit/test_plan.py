@@ -4,11 +4,13 @@ import math
 
 import pytest
 from small_checkpoint import small_checkpoint
+from small_styles import STYLED, applied_style
 
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import InvalidInput, RemarqueError, UnsupportedAspectRatio
 from orchestrator.job import Job, StyleRef
 from orchestrator.plan import Plan, make_plan
+from orchestrator.style_ways import Ways
 
 
 def plan(prompt: str = "a red boat", draw_seed=lambda: 11, **fields: object) -> Plan:
@@ -127,9 +129,27 @@ def test_a_style_weight_out_of_range_is_refused(weight: float):
 
 
 def test_the_styles_of_a_job_are_in_its_plan():
-    style = StyleRef(path="a", weight=0.5)
-    job = Job(generation_id=1, task_id="t", prompt="", styles=(style,))
-    assert make_plan(job, small_checkpoint(), lambda: 1).styles == (style,)
+    style = applied_style(weight=0.5)
+    job = Job(generation_id=1, task_id="t", prompt="", styles=(StyleRef(path=style.path, weight=0.5),))
+    made = make_plan(job, STYLED, lambda: 1, styles=[style])
+    assert (made.styles, made.ways) == ((style,), Ways(unet="mixed", text_encoder="merged"))
+
+
+def test_a_job_whose_styles_were_not_fetched_is_not_planned_without_them():
+    job = Job(generation_id=1, task_id="t", prompt="", styles=(StyleRef(path="a"),))
+    with pytest.raises(ValueError, match="with all of its styles or not at all"):
+        make_plan(job, small_checkpoint(), lambda: 1)
+
+
+def test_the_digest_tells_styles_weights_and_ways_apart():
+    def digest(style_mode="auto", **changes: object) -> str:
+        style = applied_style(**changes)
+        job = Job(generation_id=1, task_id="t", prompt="", styles=(StyleRef(path=style.path, weight=style.weight),))
+        return make_plan(job, STYLED, lambda: 1, styles=[style], style_mode=style_mode).digest
+
+    digests = [digest(), digest(weight=0.5), digest(sha256="b" * 64), digest(style_mode="merged")]
+    assert len(set(digests)) == len(digests)
+    assert digest() == digest()
 
 
 def test_1024x1024_is_made_in_two_passes():

@@ -11,7 +11,7 @@ import pytest
 from fakes.memory import MemoryStore
 from PIL import Image
 from small_checkpoint import WIDTH, small_checkpoint
-from small_styles import LAYERS, LAYOUT, kohya_style
+from small_styles import LAYERS, kohya_style
 
 from orchestrator.attempt import Attempt, Control, derived_seed
 from orchestrator.checkpoint import CheckpointInfo
@@ -241,9 +241,8 @@ STYLE = StyleRef(path="gs://b/ink.safetensors", style_id=7, weight=0.5)
         (b"PK\x03\x04" + bytes(60), LoraIncompatible, "a zip archive"),
         (kohya_style()[:-1], LoraIncompatible, "cut short"),
         (kohya_style(text_width=2 * WIDTH), LoraIncompatible, "reads text of width 12"),
-        (kohya_style(), LoraIncompatible, "the UNet of small takes no style"),
     ],
-    ids=["missing", "pickled", "truncated", "another base model", "no style served"],
+    ids=["missing", "pickled", "truncated", "another base model"],
 )
 def test_a_style_that_cannot_be_had_fails_the_job_instead_of_being_dropped(
     bench: Bench, content: bytes | None, error: type[Exception], told: str
@@ -260,7 +259,6 @@ def test_a_style_that_cannot_be_had_fails_the_job_instead_of_being_dropped(
 
 def test_a_picture_says_which_styles_made_it(bench: Bench) -> None:
     bench.store.objects[STYLE.path] = data = kohya_style()
-    bench.served = small_checkpoint(layers=LAYERS, style_layout=LAYOUT)
     manifest = bench.run(attempt(styles=(STYLE,)))
     record = {"name": "style-7", "sha256": hashlib.sha256(data).hexdigest(), "weight": 0.5}
     assert manifest.body["metadata"]["styles"] == [record]  # type: ignore[index]
