@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export REMARQUE_STATE := $(STATE)
 
-.PHONY: help demo triton test unit lint lock sbom clean
+.PHONY: help demo triton test unit lint bench bench-styles bench-sd15 lock sbom clean
 help:  ## This page
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## From a message in the queue to a signed picture and its webhooks
 	@$(BIN)/python -m demo.run
@@ -29,6 +29,15 @@ unit: $(VENV)/.test  ## The tests that need no service, in seconds
 
 lint: $(VENV)/.test  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.bench $(STATE)/.services $(STATE)/models/.built  ## Every claim as a ratio, in minutes: benchmarks/results
+	@$(BIN)/python -m benchmarks.run
+
+bench-styles: $(VENV)/.bench $(STATE)/.services $(STATE)/models/.built  ## Ten styles at once, against one and against diffusers
+	@$(BIN)/python -m benchmarks.run --suite styles
+
+bench-sd15: $(VENV)/.bench $(STATE)/.services  ## SD 1.5's full size, random weights: 14 GB of memory, half an hour
+	@$(BIN)/python -m benchmarks.run --suite sd15
 
 lock: $(VENV)/.test  ## Pin the worker image's libraries again, with their hashes
 	@$(PIP) install uv && $(BIN)/uv pip compile -q pyproject.toml --extra traces -c constraints.txt --generate-hashes \
@@ -52,6 +61,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing the test and export tools into $(VENV) (torch among them: minutes on a first run) ..."
 	@$(PIP) install -c constraints.txt torch==2.13.0 && $(PIP) install -c constraints.txt -e '.[test]' && touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing diffusers, torch and matplotlib into $(VENV) ..."
+	@$(PIP) install -c constraints.txt torch==2.13.0 && $(PIP) install -c constraints.txt -e '.[bench]' && touch $@
 
 $(STATE)/.services: local/environment.py | $(BIN)/python
 	@$(BIN)/python -m local.environment && touch $@

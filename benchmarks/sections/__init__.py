@@ -1,0 +1,1 @@
+"""One module per question. Each has ``run(bench) -> Section``; the list is in :mod:`benchmarks.run`."""
