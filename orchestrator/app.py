@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.clients.triton import TritonModels
 from orchestrator.config import Settings
 from orchestrator.denoising import Painter
 from orchestrator.disabled import DisabledPainter
+from orchestrator.endpoints import Endpoints, Server
 from orchestrator.errors import ConfigError, ModelUnavailable
 from orchestrator.finishing import Finishing
 from orchestrator.generate import Generation
@@ -35,7 +37,7 @@ class Studio:
     """What makes the pictures; ``models`` is None where no Triton takes part."""
 
     painter: Painter
-    models: TritonModels | None
+    models: Server | None
     mock: bool
 
     @property
@@ -56,13 +58,17 @@ def build_studio(settings: Settings, count_merged: MergedCount | None = None) ->
     if settings.models.mode == "managed":
         raise ConfigError("INFERENCE_MODE is 'managed'; pictures are made by self or mock, managed serves staging only")
     checkpoint = read_checkpoint(settings.models.repository)
-    models = TritonModels(settings.models.triton_url, deadline_s=settings.service.job_timeout_s)
+    models = build_models(settings)
     return Studio(Pipeline(models, checkpoint, _merged(settings, models, checkpoint, count_merged)), models, mock=False)
 
 
-def _merged(
-    settings: Settings, models: TritonModels, checkpoint: CheckpointInfo, count: MergedCount | None
-) -> MergedModels:
+def build_models(settings: Settings) -> Server:
+    """The Triton that settings name, or several as one."""
+    servers = {url: TritonModels(url, deadline_s=settings.service.job_timeout_s) for url in settings.models.triton_urls}
+    return Endpoints(servers) if len(servers) > 1 else next(iter(servers.values()))
+
+
+def _merged(settings: Settings, models: Server, checkpoint: CheckpointInfo, count: MergedCount | None) -> MergedModels:
     """The shelf of merged models, beside those that Triton serves."""
     folders = MergedFolders(settings.models.repository, settings.styles.merged_disk_mb << 20)
     return MergedModels(
@@ -127,27 +133,27 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
     )
     styles = finishing.styles.admit(job.styles)
     orders = orders_from(args, job, studio.painter.checkpoint, styles, settings.styles.mode)
-    _require_triton(studio, settings.models.triton_url)
+    _require_triton(studio, settings.models.triton_urls)
     return Generation(orders, studio.painter, finishing).run()
 
 
 def _under_options(args: argparse.Namespace, settings: Settings) -> Settings:
     models = settings.models
-    url = models.triton_url if args.triton is None else args.triton
+    urls = models.triton_urls if args.triton is None else (args.triton,)
     repository = models.repository if args.models is None else args.models
-    return replace(settings, models=replace(models, triton_url=url, repository=repository))
+    return replace(settings, models=replace(models, triton_urls=urls, repository=repository))
 
 
-def _require_triton(studio: Studio, url: str) -> None:
+def _require_triton(studio: Studio, urls: Sequence[str]) -> None:
     """Says which command is missing, before the first call could only say that nobody answered."""
     missing = () if studio.models is None else studio.models.ready()
     if missing == ("triton",):
         raise ModelUnavailable(
-            f"no Triton answers at {url}; `make triton` starts one with the demo's models, "
+            f"no Triton answers at {' or '.join(urls)}; `make triton` starts one with the demo's models, "
             "`python -m local.triton --models DIR` one with others"
         )
     if missing:
-        raise ModelUnavailable(f"Triton at {url} does not serve {', '.join(missing)}")
+        raise ModelUnavailable(f"Triton at {' or '.join(urls)} does not serve {', '.join(missing)}")
 
 
 def _inputs(settings: Settings, args: argparse.Namespace) -> Reader:

@@ -16,6 +16,7 @@ from orchestrator.variables import (
     file,
     flag,
     http_url,
+    http_urls,
     input_prefix,
     origin,
     seconds,
@@ -32,7 +33,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 class ModelSettings:
     """Where the networks run, and what stands in for them."""
 
-    triton_url: str
+    triton_urls: tuple[str, ...]
     triton_ca_file: Path | None
     repository: Path
     mode: InferenceMode
@@ -124,13 +125,13 @@ class Settings:
     styles: StyleSettings
     provenance: ProvenanceSettings
     service: ServiceSettings
+    staging: StagingSettings
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """The settings in ``environ``; an empty value counts as unset.
 
     Raises:
-    staging: StagingSettings
         ConfigError: a value is wrong; the sentence names the variable, the value and what is expected.
     """
     read = Reader(environ)
@@ -140,7 +141,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     host, port = read.one("HTTP_ADDRESS", "127.0.0.1:8080", address)
     return Settings(
         models=ModelSettings(
-            triton_url=read.one("TRITON_URL", "http://127.0.0.1:8000", http_url),
+            triton_urls=read.one("TRITON_URL", "http://127.0.0.1:8000", http_urls),
             triton_ca_file=read.optional("TRITON_CA_FILE", file),
             repository=read.one("MODEL_REPOSITORY", ".remarque/models", Path),
             mode=read.one("INFERENCE_MODE", "self", choice("self", "mock", "managed")),
@@ -193,5 +194,5 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
             log_level=read.one("LOG_LEVEL", "INFO", choice("DEBUG", "INFO", "WARNING", "ERROR")),
             traces_url=read.optional("OTEL_EXPORTER_OTLP_ENDPOINT", http_url),
         ),
-    )
         staging=read_staging(read),
+    )

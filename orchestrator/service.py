@@ -10,10 +10,10 @@ from orchestrator.app import build_buckets, build_shelf, build_signing_key, buil
 from orchestrator.clients.amqp import Endpoint
 from orchestrator.clients.rabbitmq import Broker
 from orchestrator.clients.storage import Storage
-from orchestrator.clients.triton import TritonModels
 from orchestrator.clients.webhook import Patience, WebhookSender
 from orchestrator.conclusion import Conclusion
 from orchestrator.config import Settings
+from orchestrator.endpoints import Server
 from orchestrator.errors import ConfigError, RemarqueError
 from orchestrator.ledger import Ledger
 from orchestrator.outbox import CALL_ENDS_WITHIN_S, Outbox
@@ -86,7 +86,7 @@ class Readiness:
 
     broker: Broker
     storage: Storage
-    models: TritonModels | None
+    models: Server | None
     worker: Worker
 
     def not_ready(self) -> Mapping[str, str]:

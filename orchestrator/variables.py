@@ -106,6 +106,11 @@ def http_url(value: str) -> str:
     return value.rstrip("/") if host else _expect("a URL like http://127.0.0.1:8000")
 
 
+def http_urls(value: str) -> tuple[str, ...]:
+    """Addresses of HTTP servers between commas, one at least."""
+    return tuple(dict.fromkeys(http_url(entry.strip()) for entry in value.split(",")))
+
+
 def amqp_url(value: str) -> str:
     """An address of a broker."""
     _, host = _split(value, ("amqp", "amqps"))

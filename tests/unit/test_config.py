@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_an_empty_environment_gives_the_defaults():
     settings = from_environ({})
-    assert settings.models.triton_url == "http://127.0.0.1:8000"
+    assert settings.models.triton_urls == ("http://127.0.0.1:8000",)
     assert (settings.queue.max_concurrent_generations, settings.models.mock_s) == (10, 10.0)
     assert (settings.service.http_host, settings.service.http_port) == ("127.0.0.1", 8080)
 
@@ -35,7 +35,7 @@ def test_every_variable_reaches_its_setting(tmp_path: Path):
     pem.write_text("pem")
     settings = from_environ(
         {
-            "TRITON_URL": "https://triton.internal:8000/",
+            "TRITON_URL": "https://triton.internal:8000/, http://10.0.0.7:8000",
             "MODEL_REPOSITORY": "/models",
             "INFERENCE_MODE": "mock",
             "INFERENCE_ENABLED": "False",
@@ -64,8 +64,8 @@ def test_every_variable_reaches_its_setting(tmp_path: Path):
         }
     )
     models, queue, webhooks, service = settings.models, settings.queue, settings.webhooks, settings.service
-    assert (models.triton_url, models.repository, models.mode) == (
-        "https://triton.internal:8000",
+    assert (models.triton_urls, models.repository, models.mode) == (
+        ("https://triton.internal:8000", "http://10.0.0.7:8000"),
         Path("/models"),
         "mock",
     )
