@@ -1,28 +1,34 @@
-"""The Open Inference Protocol over HTTP with binary tensors, as Triton speaks it.
+"""The Open Inference Protocol over HTTP with binary tensors or shared memory, as Triton speaks it.
 
-Written on ``http.client``: thread-safe through its pool, nothing to import beyond the standard library and numpy, and
-as fast as Triton's own client (docs/local-triton.md has the figures). Arrays are sent from and received into their own
-memory.
+Thread-safe through its pool of connections, nothing to import beyond the standard library and numpy, and thinner than
+Triton's own clients (docs/throughput.md has the figures).
 """
 
-import http.client
 import json
+import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from orchestrator.clients.wire import BrokenAnswer, Connection, Part, Response
 from orchestrator.errors import ConfigError, DeadlineExceeded, ModelUnavailable
 
 Array = NDArray[Any]
+Turn = Callable[[Callable[[], None], Callable[[float], bool]], AbstractContextManager[None]]
+"""Entered with (send, wait): ``send`` has been called, by whatever thread, when the answer begins and the body runs."""
 
-_HEADER_LENGTH = "Inference-Header-Content-Length"
+_HEADER = "Inference-Header-Content-Length"
 _DTYPES: Mapping[str, DTypeLike] = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
@@ -33,7 +39,7 @@ _DTYPES: Mapping[str, DTypeLike] = {
     "FP64": np.float64,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_GONE = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+_GONE = (ConnectionResetError, BrokenPipeError)
 """What a kept connection says whose other end went away since its last use."""
 
 
@@ -47,9 +53,20 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Element type of every input of a model."""
+    """What a model declares: element types, the most rows of one execution and its configuration's parameters."""
 
     inputs: Mapping[str, np.dtype[Any]]
+    outputs: Mapping[str, np.dtype[Any]]
+    max_rows: int
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request, written out: its first bytes and what follows them. It can be sent any number of times."""
+
+    what: str
+    parts: Sequence[Part]
 
 
 class InferenceServer:
@@ -60,7 +77,9 @@ class InferenceServer:
     meets a connection closed by the other end since its last use is made once more on a new connection.
     """
 
-    def __init__(self, url: str, *, deadline_s: float, connect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, *, deadline_s: float, connect_timeout_s: float = 2.0, ca_file: Path | None = None
+    ) -> None:
         address = urlsplit(url if "://" in url else f"http://{url}")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigError(
@@ -68,47 +87,67 @@ class InferenceServer:
             )
         self.url = url
         self._address = address
+        self._host = address.netloc.rpartition("@")[2]
+        self._trusted = _trusted(ca_file) if address.scheme == "https" else None
         self._deadline_s = deadline_s
         self._connect_timeout_s = connect_timeout_s
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._idle: deque[Connection] = deque()
         self._lock = threading.Lock()
 
     def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run ``model`` on arrays of the dtypes in its signature; the outputs named, in memory of their own."""
-        described = [
-            {
-                "name": name,
-                "shape": array.shape,
-                "datatype": _NAMES[array.dtype],
-                "parameters": {"binary_data_size": array.nbytes},
-            }
-            for name, array in inputs.items()
-        ]
+        sent = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        described = [described_by_value(name, array) for name, array in sent.items()]
         wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-        header = json.dumps({"inputs": described, "outputs": wanted}).encode()
-        body: list[bytes | memoryview] = [
-            header,
-            *(_bytes_of(np.ascontiguousarray(array)) for array in inputs.values()),
-        ]
-        path = f"/v2/models/{quote(model)}/infer"
-        return self._exchange("POST", path, body, {_HEADER_LENGTH: str(len(header))}, self._deadline_s)
+        message = self.message(model, described, wanted, [bytes_of(array) for array in sent.values()])
+        return self.outputs_of(message, self.send(message, at_once))
+
+    def message(
+        self, model: str, inputs: Sequence[object], outputs: Sequence[object], tensors: Sequence[Part]
+    ) -> Message:
+        """A call of ``model``; inputs and outputs are described as the protocol does, ``tensors`` travel with it."""
+        header = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+        return self._request("POST", f"/v2/models/{quote(model)}/infer", [header, *tensors], {_HEADER: len(header)})
+
+    def send(self, message: Message, turn: Turn, deadline_s: float | None = None) -> Response:
+        """Send ``message`` when its turn comes; the answer."""
+        response = self._exchange(message, turn, self._deadline_s if deadline_s is None else deadline_s)
+        if response.status != HTTPStatus.OK:
+            raise Refusal(response.status, _message_of(bytes(response.content)))
+        return response
+
+    def outputs_of(self, message: Message, response: Response) -> dict[str, Array]:
+        """The outputs that travelled with the answer to ``message``."""
+        try:
+            length = int(response.headers[_HEADER.lower().encode()])
+            described = json.loads(bytes(response.content[:length]))["outputs"]
+            return dict(_arrays(described, response.content[length:]))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ModelUnavailable(f"{self.url} did not answer {message.what}: {error!r}") from error
 
     def signature(self, model: str) -> Signature:
         """What ``model`` declares: engines on a GPU node may take FP16 where a laptop's graphs take FP32."""
-        told = self.ask("GET", f"/v2/models/{quote(model)}")
+        told = self.ask("GET", f"/v2/models/{quote(model)}/config")
         try:
-            return Signature({entry["name"]: np.dtype(_DTYPES[entry["datatype"]]) for entry in told["inputs"]})
+            inputs, outputs = (
+                {entry["name"]: np.dtype(_DTYPES[entry["data_type"].removeprefix("TYPE_")]) for entry in told[kind]}
+                for kind in ("input", "output")
+            )
         except KeyError as error:
             raise ModelUnavailable(
-                f"{model} declares an input of type {error}; {', '.join(_DTYPES)} are served"
+                f"{model} declares a tensor of type {error}; {', '.join(_DTYPES)} are served"
             ) from error
+        parameters = {key: entry.get("string_value", "") for key, entry in told.get("parameters", {}).items()}
+        return Signature(inputs, outputs, max(1, told.get("max_batch_size", 0)), parameters)
 
-    def ask(
-        self, method: str, path: str, document: object = None, *, deadline_s: float | None = None
-    ) -> dict[str, Any]:
-        """A call without tensors; its JSON answer, empty where the server gives none."""
-        body: list[bytes | memoryview] = [] if document is None else [json.dumps(document).encode()]
-        return self._exchange(method, path, body, {}, self._deadline_s if deadline_s is None else deadline_s)
+    def ask(self, method: str, path: str, document: object = None, *, deadline_s: float | None = None) -> Any:
+        """A call without tensors; its JSON answer, an empty dict where the server gives none."""
+        body = [] if document is None else [json.dumps(document).encode()]
+        said = self.send(self._request(method, path, body), at_once, deadline_s).content
+        try:
+            return json.loads(bytes(said)) if said else {}
+        except ValueError as error:
+            raise ModelUnavailable(f"{self.url} did not answer {method} {path}: {error}") from error
 
     def close(self) -> None:
         """Close the idle connections; calls under way finish on theirs."""
@@ -117,97 +156,99 @@ class InferenceServer:
         for connection in idle:
             connection.close()
 
-    def _exchange(
-        self, method: str, path: str, body: Sequence[bytes | memoryview], headers: Mapping[str, str], deadline_s: float
-    ) -> dict[str, Any]:
-        sized = {**headers, "Content-Length": str(sum(len(part) for part in body))}
-        end = time.monotonic() + deadline_s
+    def _request(
+        self, method: str, path: str, body: Sequence[Part], headers: Mapping[str, object] | None = None
+    ) -> Message:
+        sized = {"Host": self._host, **(headers or {}), "Content-Length": sum(len(part) for part in body)}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in sized.items())
+        head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        # One buffer for all that is text: a step whose tensors lie in shared memory is one short write.
+        return Message(f"{method} {path}", [head + bytes(body[0]), *body[1:]] if body else [head])
+
+    def _exchange(self, message: Message, turn: Turn, within_s: float) -> Response:
+        end = time.monotonic() + within_s
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             reused, intact = connection is not None, False
             try:
                 connection = connection or self._connect()
-                answer = _converse(connection, method, path, body, sized, end)
+                with turn(partial(connection.send, end, message.parts), partial(connection.wait, end)):
+                    response = connection.receive(end)
                 intact = True
-                return answer
-            except Refusal:
-                intact = True
-                raise
+                return response
             except TimeoutError as error:
-                raise DeadlineExceeded(f"{method} {path} at {self.url} took longer than {deadline_s:g} s") from error
+                raise DeadlineExceeded(f"{message.what} at {self.url} took longer than {within_s:g} s") from error
             except _GONE as error:
                 if not reused:
                     raise ModelUnavailable(
-                        f"{self.url} closed the connection during {method} {path}: {error}"
+                        f"{self.url} closed the connection during {message.what}: {error}"
                     ) from error
                 self.close()  # the other idle ones are as old
-            except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
-                raise ModelUnavailable(f"{self.url} did not answer {method} {path}: {error}") from error
+            except (OSError, ValueError) as error:
+                raise ModelUnavailable(f"{self.url} did not answer {message.what}: {error}") from error
             finally:
                 self._give_back(connection, intact)
 
-    def _connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._address.hostname or "", self._address.port, timeout=self._connect_timeout_s)
+    def _connect(self) -> Connection:
         try:
-            connection.connect()
+            return Connection(self._address, self._connect_timeout_s, self._trusted)
         except TimeoutError as error:
             raise OSError(f"no connection within {self._connect_timeout_s:g} s") from error
-        return connection
 
-    def _give_back(self, connection: http.client.HTTPConnection | None, intact: bool) -> None:
+    def _give_back(self, connection: Connection | None, intact: bool) -> None:
         if connection is None:
             return
-        if intact and connection.sock is not None:
+        if intact and connection.reusable:
             with self._lock:
                 self._idle.append(connection)
         else:
             connection.close()
 
 
-def _converse(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: Iterable[bytes | memoryview],
-    headers: Mapping[str, str],
-    end: float,
-) -> dict[str, Any]:
-    connection.sock.settimeout(_left(end))
-    connection.request(method, path, body, headers)
-    connection.sock.settimeout(_left(end))
-    response = connection.getresponse()
-    if connection.sock is not None:
-        connection.sock.settimeout(_left(end))
-    if response.status != http.HTTPStatus.OK:
-        raise Refusal(response.status, _message_of(response.read()))
-    header_length = response.getheader(_HEADER_LENGTH)
-    if header_length is None:
-        said = response.read()
-        return json.loads(said) if said else {}
-    described = json.loads(response.read(int(header_length)))["outputs"]
-    arrays = {entry["name"]: _read_array(response, entry) for entry in described}
-    response.read()
-    return arrays
+@contextmanager
+def at_once(send: Callable[[], None], wait: Callable[[float], bool]) -> Iterator[None]:
+    """The turn of a call that waits for no other."""
+    del wait
+    send()
+    yield
 
 
-def _read_array(response: http.client.HTTPResponse, entry: Mapping[str, Any]) -> Array:
-    array = np.empty(entry["shape"], _DTYPES[entry["datatype"]])
-    target = _bytes_of(array)
-    if entry["parameters"]["binary_data_size"] != len(target):
-        raise ValueError(f"output {entry['name']} of shape {entry['shape']} came with {entry['parameters']} bytes")
-    filled = 0
-    while filled < len(target):
-        got = response.readinto(target[filled:])
-        if got == 0:
-            raise http.client.IncompleteRead(b"", len(target) - filled)
-        filled += got
-    return array
+def described_by_value(name: str, array: Array) -> dict[str, object]:
+    """An input that travels with the call."""
+    return _described(name, array) | {"parameters": {"binary_data_size": array.nbytes}}
 
 
-def _bytes_of(array: Array) -> memoryview:
+def described_by_place(name: str, array: Array, region: str, offset: int) -> dict[str, object]:
+    """An input that lies, or an output that shall lie, in the shared memory ``region``."""
+    place = {
+        "shared_memory_region": region,
+        "shared_memory_byte_size": array.nbytes,
+        "shared_memory_offset": offset,
+    }
+    return _described(name, array) | {"parameters": place}
+
+
+def bytes_of(array: Array) -> memoryview:
+    """The memory of a contiguous array."""
     return array.reshape(-1).view(np.uint8).data
+
+
+def _described(name: str, array: Array) -> dict[str, object]:
+    return {"name": name, "shape": array.shape, "datatype": _NAMES[array.dtype]}
+
+
+def _arrays(described: Sequence[Mapping[str, Any]], binary: memoryview) -> Iterator[tuple[str, Array]]:
+    for entry in described:
+        size = entry.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            continue
+        array = np.empty(entry["shape"], _DTYPES[entry["datatype"]])
+        if size != array.nbytes or size > len(binary):
+            raise BrokenAnswer(f"output {entry['name']} of shape {entry['shape']} came with {size} bytes")
+        bytes_of(array)[:] = binary[:size]
+        binary = binary[size:]
+        yield entry["name"], array
 
 
 def _message_of(body: bytes) -> str:
@@ -218,8 +259,8 @@ def _message_of(body: bytes) -> str:
     return str(told.get("error", told)) if isinstance(told, dict) else str(told)
 
 
-def _left(end: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(f"the authority's file {ca_file} cannot be read: {error}") from error

@@ -3,40 +3,28 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.clients.gate import Batch, Gate
 from orchestrator.clients.kserve import Array, InferenceServer, Refusal, Signature
-from orchestrator.errors import (
-    DeadlineExceeded,
-    GenerationFailed,
-    ModelUnavailable,
-    OutOfMemory,
-    RemarqueError,
-)
+from orchestrator.clients.placed import OUTPUT, Floats, Placed, Places, require_inputs
+from orchestrator.clients.refusals import is_dead_stub, translated
+from orchestrator.clients.rows import Outputs, RowLimits, area_of, in_parts
+from orchestrator.clients.shared_memory import SHARED
+from orchestrator.errors import DeadlineExceeded, ModelUnavailable
 
 MODELS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 READY_WITHIN_S = 2.0
 UNLOADED_WITHIN_S = 60.0
 DEAD_UNLOADS_WITHIN_S = 1.0
 
-Network = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-
-_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate")
-_DEAD_STUB = ("stub process", "not healthy")
-_UNAVAILABLE = (
-    "unknown model",
-    "not ready",
-    "not found",
-    "no available versions",
-    "nan or infinity",
-    "unavailable",
-    "server exiting",
-)
+Network = Callable[[Floats, Floats], Floats]
 
 
 class TritonModels:
@@ -55,13 +43,18 @@ class TritonModels:
         deadline_s: float = 300.0,
         load_within_s: float = 300.0,
         connect_timeout_s: float = 2.0,
+        ca_file: Path | None = None,
+        shared_memory: Path = SHARED,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
-        self._server = InferenceServer(url, deadline_s=deadline_s, connect_timeout_s=connect_timeout_s)
+        self._server = InferenceServer(url, deadline_s=deadline_s, connect_timeout_s=connect_timeout_s, ca_file=ca_file)
         self._models = tuple(models)
         self._load_within_s = load_within_s
-        self._signatures: dict[str, Signature] = {}
+        self._places = Places(self._server, shared_memory)
+        self._on_batch = on_batch
         self._lock = threading.Lock()
-        self._loads: dict[str, _Loads] = {}
+        self._known: dict[str, _Served] = {}
+        self._gates: dict[tuple[object, ...], Gate] = {}
 
     def encode_text(
         self, input_ids: NDArray[np.int64], model: str = "text_encoder"
@@ -72,13 +65,30 @@ class TritonModels:
 
     @contextmanager
     def conditioned(self, model: str, inputs: Mapping[str, Array]) -> Iterator[Network]:
-        """``model`` on latents [n,4,h,w] and timesteps [n,1]; its other inputs stay ``inputs`` while this lasts."""
+        """``model`` on latents [n,4,h,w] and timesteps [n,1]; its other inputs stay ``inputs`` while this lasts.
 
-        def network(sample: NDArray[np.float32], timestep: NDArray[np.float32]) -> NDArray[np.float32]:
-            outputs = self.run(model, {"sample": sample, "timestep": timestep, **inputs}, ("out_sample",))
-            return _finite(model, outputs["out_sample"])
+        The network survives a reload of the model and a restart of the server.
+        """
+        placed = Placed(self._server, self._places, model, inputs)
+        entered: set[Gate] = set()
 
-        yield network
+        def network(sample: Floats, timestep: Floats) -> Floats:
+            served = self._served(model)
+            gate = self._gate(served, sample, inputs)
+            entered.add(gate)
+
+            def part(rows: slice, alone: bool) -> Outputs:
+                turn = partial(gate.turn, placed, len(sample[rows]), alone)
+                return self._answered(model, lambda now: placed.call(now.signature, sample, timestep, rows, turn))
+
+            return _finite(model, in_parts(sample, served.rows, part)[OUTPUT])
+
+        try:
+            yield network
+        finally:
+            for gate in entered:
+                gate.leave(placed)
+            placed.forget()
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never becomes a picture: uint8 could not show it."""
@@ -93,22 +103,16 @@ class TritonModels:
         outputs = self.run("vae_encoder", {"sample": picture}, ("latent_mean", "latent_std"))
         return _finite("vae_encoder", outputs["latent_mean"]), _finite("vae_encoder", outputs["latent_std"])
 
-    def run(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """One execution of any model; inputs are cast to what it declares."""
-        loads = self._loads_of(model)
-        seen = loads.count
-        try:
-            return self._infer(model, inputs, outputs)
-        except Refusal as refusal:
-            if not _is_dead_stub(refusal):
-                raise _translated(model, refusal) from refusal
-        with loads.lock:
-            if loads.count == seen:  # nobody revived it while this thread waited
-                self._revive(model)
-        try:
-            return self._infer(model, inputs, outputs)
-        except Refusal as refusal:
-            raise _translated(model, refusal) from refusal
+    def run(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Outputs:
+        """One execution of any model, more where its rows are too many; inputs are cast to what it declares."""
+        served = self._served(model)
+        require_inputs(model, served.signature, inputs)
+
+        def part(rows: slice, alone: bool) -> Outputs:
+            with served.alone if alone else nullcontext():
+                return self._answered(model, lambda now: self._infer(now, inputs, rows, outputs))
+
+        return in_parts(next(iter(inputs.values())), served.rows, part)
 
     def ready(self) -> tuple[str, ...]:
         """What does not answer yet: empty when every model does, ``("triton",)`` when the server does not."""
@@ -117,21 +121,8 @@ class TritonModels:
         except (ModelUnavailable, DeadlineExceeded):
             return ("triton",)
 
-    def load(self, model: str) -> None:
-        """Load a model that lies in the server's repository; returns when it can be called."""
-        self._control(model, "load")
-        with self._lock:
-            self._signatures.pop(model, None)
-        self._loads_of(model).count += 1
-
-    def unload(self, model: str) -> None:
-        """Unload a model; returns when its memory is free."""
-        self._control(model, "unload")
-        if not self._gone(model, UNLOADED_WITHIN_S):
-            raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
-
     def is_ready(self, model: str) -> bool:
-        """Whether ``model`` can be called now."""
+        """Whether ``model`` can be called; raises where the server does not answer."""
         try:
             self._server.ask("GET", f"/v2/models/{quote(model)}/ready", deadline_s=READY_WITHIN_S)
         except Refusal:
@@ -139,37 +130,72 @@ class TritonModels:
         return True
 
     def loaded(self) -> tuple[str, ...]:
-        """The names of all models that the server holds."""
-        entries: Any = self._server.ask("POST", "/v2/repository/index", {})
-        return tuple(entry["name"] for entry in entries if entry.get("state") == "READY")
+        """Names of the models that the server holds."""
+        return tuple(entry["name"] for entry in self._index() if entry.get("state") == "READY")
+
+    def load(self, model: str) -> None:
+        """Load a model that lies in the server's repository; returns when it can be called."""
+        self._control(model, "load")
+        with self._lock:
+            self._known.pop(model, None)
+
+    def unload(self, model: str) -> None:
+        """Unload a model; returns when its memory is free."""
+        self._control(model, "unload")
+        if not self._gone(model, UNLOADED_WITHIN_S):
+            raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
 
     def close(self) -> None:
         """Close the connections; no call may follow."""
         self._server.close()
 
-    def _infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        declared = self._signature(model).inputs
-        missing = declared.keys() - inputs.keys()
-        if missing or inputs.keys() - declared.keys():
-            raise ModelUnavailable(
-                f"{model} takes {', '.join(sorted(declared))} and this version sends {', '.join(sorted(inputs))}; "
-                "build the model repository again"
-            )
-        cast = {name: array.astype(declared[name], copy=False) for name, array in inputs.items()}
-        return self._server.infer(model, cast, outputs)
+    def _answered(self, model: str, call: "Callable[[_Served], Outputs]") -> Outputs:
+        """What ``call`` answers; where the model's process had died, it is loaded again and called once more."""
+        served = self._served(model)
+        try:
+            return call(served)
+        except Refusal as refusal:
+            if not is_dead_stub(refusal):
+                raise translated(model, refusal) from refusal
+        with served.loading:
+            if self._served(model) is served:  # nobody revived it while this thread waited
+                self._revive(model)
+        try:
+            return call(self._served(model))
+        except Refusal as refusal:
+            raise translated(model, refusal) from refusal
 
-    def _signature(self, model: str) -> Signature:
-        with self._lock:
-            known = self._signatures.get(model)
-        if known is None:
-            known = self._server.signature(model)
-            with self._lock:
-                self._signatures[model] = known
-        return known
+    def _infer(self, served: "_Served", inputs: Mapping[str, Array], rows: slice, outputs: Sequence[str]) -> Outputs:
+        declared = served.signature.inputs
+        cast = {name: array[rows].astype(declared[name], copy=False) for name, array in inputs.items()}
+        return self._server.infer(served.model, cast, outputs)
 
-    def _loads_of(self, model: str) -> "_Loads":
+    def _served(self, model: str) -> "_Served":
+        """What is known of ``model`` since it was last loaded."""
         with self._lock:
-            return self._loads.setdefault(model, _Loads())
+            known = self._known.get(model)
+        if known is not None:
+            return known
+        try:
+            told = _Served(model, self._server.signature(model))
+        except Refusal as refusal:
+            raise translated(model, refusal) from refusal
+        with self._lock:
+            return self._known.setdefault(model, told)
+
+    def _gate(self, served: "_Served", sample: Floats, inputs: Mapping[str, Array]) -> Gate:
+        """The gate of the calls that Triton can join with this one: of the same model and shapes."""
+        key = (served, sample.shape[1:], *(array.shape[1:] for array in inputs.values()))
+        area = area_of(sample)
+        with self._lock:
+            if key not in self._gates:
+                # Those of a model that was loaded anew since are of no use.
+                self._gates = {old: gate for old, gate in self._gates.items() if old[0] in self._known.values()}
+                self._gates[key] = Gate(partial(served.rows.at, area), partial(self._told, served.model))
+            return self._gates[key]
+
+    def _told(self, model: str, rows: int, members: int, seconds: float) -> None:
+        self._on_batch(Batch(model, rows, members, seconds))
 
     def _control(self, model: str, action: str) -> None:
         path = f"/v2/repository/models/{quote(model)}/{action}"
@@ -184,36 +210,28 @@ class TritonModels:
         self._gone(model, DEAD_UNLOADS_WITHIN_S)
         self.load(model)
 
+    def _index(self) -> list[dict[str, str]]:
+        entries: list[dict[str, str]] = self._server.ask("POST", "/v2/repository/index", {})
+        return entries
+
     def _gone(self, model: str, within_s: float) -> bool:
         end = time.monotonic() + within_s
         while time.monotonic() < end:
-            entries: Any = self._server.ask("POST", "/v2/repository/index", {})
-            if not any(entry["name"] == model and entry.get("state") == "UNLOADING" for entry in entries):
+            if not any(entry["name"] == model and entry.get("state") == "UNLOADING" for entry in self._index()):
                 return True
             time.sleep(0.02)
         return False
 
 
-class _Loads:
-    """How often one model was loaded by this client, and who is loading it now."""
+class _Served:
+    """One model since it was last loaded."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count = 0
-
-
-def _is_dead_stub(refusal: Refusal) -> bool:
-    said = str(refusal).lower()
-    return all(sign in said for sign in _DEAD_STUB)
-
-
-def _translated(model: str, refusal: Refusal) -> RemarqueError:
-    said = str(refusal).lower()
-    if any(sign in said for sign in _OUT_OF_MEMORY):
-        return OutOfMemory(f"{model} does not fit into the server's memory: {refusal}")
-    if refusal.status in (404, 503) or any(sign in said for sign in _UNAVAILABLE) or _is_dead_stub(refusal):
-        return ModelUnavailable(f"{model} is not served: {refusal}")
-    return GenerationFailed(f"{model} failed: {refusal}")
+    def __init__(self, model: str, signature: Signature) -> None:
+        self.model = model
+        self.signature = signature
+        self.rows = RowLimits(signature.max_rows, signature.parameters)
+        self.loading = threading.Lock()
+        self.alone = threading.Lock()
 
 
 def _finite(what: str, array: Array) -> NDArray[np.float32]:

@@ -1,17 +1,14 @@
 """The client against a server of a few lines that says what Triton says."""
 
-import http.client
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes.inference_server import DEAD_STUB, Error, Handler, Served, serving
 
 from orchestrator.clients.kserve import InferenceServer
 from orchestrator.clients.triton import TritonModels
@@ -24,148 +21,16 @@ from orchestrator.errors import (
     RemarqueError,
 )
 
-ROOT = Path(__file__).parents[2]
-DTYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
-DEAD_STUB = (
-    "Failed to process the request(s) for model instance 'unet_0_0', message: Stub process 'unet_0_0' is not healthy."
-)
-Answer = Callable[[dict[str, np.ndarray]], Any]
-
-
-class Served:
-    """What the server says; tests change it."""
-
-    def __init__(self) -> None:
-        self.inputs: dict[str, dict[str, str]] = {}
-        self.answers: dict[str, Answer] = {}
-        self.not_ready: set[str] = set()
-        self.received: list[dict[str, np.ndarray]] = []
-        self.log: list[str] = []
-        self.connections = 0
-        self.states = ["READY"]
-        self.hang_up_after: int | None = None
-        self.wait_s = 0.0
-        self.garbage: bytes | None = None
-
-
-class Error(Exception):
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    served: Served
-
-    def setup(self) -> None:
-        super().setup()
-        self.served.connections += 1
-        self.exchanges = 0
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.respond(b"")
-
-    def do_POST(self) -> None:
-        self.respond(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def respond(self, body: bytes) -> None:
-        self.exchanges += 1
-        self.served.log.append(f"{self.command} {self.path}")
-        if self.served.hang_up_after is not None and self.exchanges > self.served.hang_up_after:
-            self.close_connection = True
-            return
-        time.sleep(self.served.wait_s)
-        try:
-            header, payload = self.answer(body)
-        except Error as error:
-            header, payload = json.dumps({"error": str(error)}).encode(), None
-            self.send_response(error.status)
-        else:
-            self.send_response(200)
-        if self.served.garbage is not None:
-            header = self.served.garbage
-        if payload is not None:
-            self.send_header("Inference-Header-Content-Length", str(len(header)))
-        self.send_header("Content-Length", str(len(header) + len(payload or b"")))
-        self.end_headers()
-        self.wfile.write(header + (payload or b""))
-
-    def answer(self, body: bytes) -> tuple[bytes, bytes | None]:
-        parts = self.path.split("/")
-        if self.path == "/v2/repository/index":
-            state = self.served.states.pop(0) if len(self.served.states) > 1 else self.served.states[0]
-            return json.dumps([{"name": "unet", "version": "1", "state": state}]).encode(), None
-        if parts[2] == "repository":
-            return b"", None
-        model = parts[3]
-        if self.path.endswith("/ready"):
-            if model in self.served.not_ready:
-                raise Error("")
-            return b"", None
-        if self.path.endswith("/infer"):
-            return self.infer(model, body)
-        if model not in self.served.inputs:
-            raise Error(f"Request for unknown model: '{model}' is not found", 404)
-        entries = [{"name": k, "datatype": v, "shape": [-1]} for k, v in self.served.inputs[model].items()]
-        return json.dumps({"name": model, "inputs": entries, "outputs": []}).encode(), None
-
-    def infer(self, model: str, body: bytes) -> tuple[bytes, bytes]:
-        length = int(self.headers["Inference-Header-Content-Length"])
-        rest = body[length:]
-        inputs = {}
-        for entry in json.loads(body[:length])["inputs"]:
-            size = entry["parameters"]["binary_data_size"]
-            inputs[entry["name"]] = np.frombuffer(rest[:size], DTYPES[entry["datatype"]]).reshape(entry["shape"])
-            rest = rest[size:]
-        self.served.received.append(inputs)
-        outputs = self.served.answers[model](inputs)
-        names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-        described = [
-            {
-                "name": name,
-                "shape": array.shape,
-                "datatype": names[array.dtype],
-                "parameters": {"binary_data_size": array.nbytes},
-            }
-            for name, array in outputs.items()
-        ]
-        payload = b"".join(array.tobytes() for array in outputs.values())
-        return json.dumps({"model_name": model, "outputs": described}).encode(), payload
-
 
 @pytest.fixture
 def served() -> Served:
-    said = Served()
-    said.inputs = {
-        "text_encoder": {"input_ids": "INT64"},
-        "unet": {"sample": "FP32", "timestep": "FP32", "encoder_hidden_states": "FP32"},
-        "vae_decoder": {"latent_sample": "FP32"},
-        "vae_encoder": {"sample": "UINT8"},
-    }
-    said.answers = {
-        "unet": lambda inputs: {"out_sample": inputs["sample"] * 2},
-        "vae_decoder": lambda inputs: {
-            "sample": np.zeros((1, 8, 8, 3), np.uint8),
-            "mean": np.zeros((1, 1), np.float32),
-        },
-    }
-    return said
+    return Served()
 
 
 @pytest.fixture
 def url(served: Served) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"served": served}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(served) as address:
+        yield address
 
 
 @pytest.fixture
@@ -180,6 +45,11 @@ def step(models: TritonModels, value: float = 1.0) -> np.ndarray:
     sample = np.full((1, 4, 2, 2), value, np.float32)
     with models.conditioned("unet", {"encoder_hidden_states": np.zeros((1, 77, 8), np.float32)}) as network:
         return network(sample, np.ones((1, 1), np.float32))
+
+
+def decoded(models: TritonModels, value: float) -> np.ndarray:
+    """One call of the decoder, which no gate holds back."""
+    return models.decode(np.full((1, 4, 1, 1), value, np.float32))
 
 
 def test_arrays_cross_in_both_directions(models: TritonModels) -> None:
@@ -219,7 +89,7 @@ def test_token_ids_are_sent_as_int32_where_an_engine_wants_them_so(models: Trito
 def test_the_signature_is_asked_once(models: TritonModels, served: Served) -> None:
     step(models)
     step(models)
-    assert served.log.count("GET /v2/models/unet") == 1
+    assert served.log.count("GET /v2/models/unet/config") == 1
 
 
 def test_a_connection_is_kept_for_the_next_call(models: TritonModels, served: Served) -> None:
@@ -348,16 +218,17 @@ def test_threads_that_meet_a_dead_stub_together_load_it_once(models: TritonModel
     together = threading.Barrier(6)
 
     def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
-        if "POST /v2/repository/models/unet/load" not in served.log:
+        if "POST /v2/repository/models/vae_decoder/load" not in served.log:
             together.wait(5)
             raise Error(DEAD_STUB, 500)
-        return {"out_sample": inputs["sample"]}
+        picture = np.full((1, 8, 8, 3), inputs["latent_sample"].flat[0], np.uint8)
+        return {"sample": picture, "mean": np.zeros((1, 1), np.float32)}
 
-    served.answers["unet"] = dead_until_loaded
+    served.answers["vae_decoder"] = dead_until_loaded
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda value: step(models, value), range(6)))
-    assert [float(answer[0, 0, 0, 0]) for answer in answers] == [0, 1, 2, 3, 4, 5]
-    assert served.log.count("POST /v2/repository/models/unet/load") == 1
+        answers = list(pool.map(lambda value: decoded(models, value), range(6)))
+    assert [int(answer[0, 0, 0, 0]) for answer in answers] == [0, 1, 2, 3, 4, 5]
+    assert served.log.count("POST /v2/repository/models/vae_decoder/load") == 1
 
 
 def test_a_stub_that_dies_again_is_given_up(models: TritonModels, served: Served) -> None:
@@ -399,11 +270,28 @@ def test_an_address_may_leave_out_the_scheme(url: str) -> None:
     models.close()
 
 
-def test_a_truncated_answer_is_unavailable(models: TritonModels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_answer_is_unavailable(models: TritonModels, served: Served) -> None:
     step(models)
-    real = http.client.HTTPResponse.readinto
-    monkeypatch.setattr(http.client.HTTPResponse, "readinto", lambda self, target: 0)
-    with pytest.raises(ModelUnavailable, match="IncompleteRead"):
+    served.truncated = True
+    with pytest.raises(ModelUnavailable, match="closed the connection"):
         step(models)
-    monkeypatch.setattr(http.client.HTTPResponse, "readinto", real)
+    served.truncated = False
     assert step(models).shape == (1, 4, 2, 2)
+
+
+def test_an_answer_that_a_proxy_cut_into_chunks_is_read(models: TritonModels, served: Served) -> None:
+    served.chunked = True
+    np.testing.assert_array_equal(step(models, 1.5), np.full((1, 4, 2, 2), 3.0, np.float32))
+
+
+def test_more_rows_than_one_execution_holds_go_in_several(models: TritonModels, served: Served) -> None:
+    served.max_rows = 3
+    latents = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((1, 4, 1, 1), np.float32)
+    assert models.decode(latents).shape == (8, 8, 8, 3)
+    assert [len(inputs["latent_sample"]) for inputs in served.received] == [3, 3, 2]
+
+
+def test_models_that_the_server_holds_are_named(models: TritonModels, served: Served) -> None:
+    assert models.loaded() == ("unet",)
+    served.states = ["UNAVAILABLE"]
+    assert models.loaded() == ()
