@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import Cancelled, DeadlineExceeded, Interrupted
 from orchestrator.job import Job
+from orchestrator.trace import Trace, trace_of
 
 SEED_BITS = 32
 
@@ -20,6 +21,13 @@ class Attempt:
     number: int = 1
     life: int = 0
     redelivered: bool = False
+    traceparent: str | None = None
+
+    @property
+    def trace(self) -> Trace:
+        """Where its spans belong, and what the backend is told."""
+        job = f"{self.job.task_id} {self.job.generation_id}"
+        return trace_of(self.traceparent, job=job, attempt=f"{self.life} {self.number}")
 
     @property
     def may_resume(self) -> bool:

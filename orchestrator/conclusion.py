@@ -46,7 +46,7 @@ class Conclusion:
     def settled(self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest) -> None:
         """The job ended as ``manifest`` says: tell the backend, ack, and clean up."""
         try:
-            self._outbox.put(manifest)
+            self._outbox.put(manifest, attempt.trace.traceparent)
         except BrokerError as error:
             self._give_back(deliveries, error)
             return

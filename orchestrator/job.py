@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.stages import Stage
+from orchestrator.trace import Trace
+
 Position = Literal["bottom-left", "bottom-center", "bottom-right", "top-left", "top-center", "top-right"]
 SignatureSize = Literal["small", "medium", "large"]
 PictureFormat = Literal["png", "jpeg", "webp"]
@@ -62,10 +65,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The job left the queue and an attempt began."""
+    """The job left the queue and an attempt began; ``waited_s`` is told of first attempts only."""
 
     generation_id: int
     attempt: int
+    waited_s: float | None = None
+    waited_from: Literal["published", "delivered"] = "delivered"
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +113,16 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A part of the attempt is over; ``began_s`` counts from 1970."""
+
+    generation_id: int
+    stage: Stage
+    began_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
     """The attempt broke and another one follows after ``delay_s``."""
 
@@ -124,4 +140,4 @@ class HandedBack:
     generation_id: int
 
 
-Event = Started | Progress | Stepped | Retried | HandedBack | Succeeded | Failed
+Event = Started | Progress | Stepped | Staged | Retried | HandedBack | Succeeded | Failed

@@ -23,6 +23,7 @@ from orchestrator.errors import BrokerError, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
 from orchestrator.schema import body_of
+from orchestrator.trace import HEADER as TRACEPARENT
 
 SENDERS = 4
 TRIES_IN_HAND = 6
@@ -30,6 +31,8 @@ BACK_OF_QUEUE_S = 30.0
 # Brokers close a channel whose delivery is held for half an hour; anything near that waits in the queue instead.
 LONGEST_IN_HAND_S = 120.0
 CALL_ENDS_WITHIN_S = 2.0
+TraceCall = Callable[[str | None, str, str, float], None]
+"""Hears of every call for a terminal event: its traceparent, kind, answer and seconds."""
 LOG = logging.getLogger(__name__)
 
 
@@ -37,7 +40,13 @@ class Sender(Protocol):
     """Makes one call of the backend; WebhookUndelivered where another try may succeed, WebhookRefused where not."""
 
     def send(
-        self, kind: Kind, body: Mapping[str, object], *, webhook_id: str, webhook_url: str | None = None
+        self,
+        kind: Kind,
+        body: Mapping[str, object],
+        *,
+        webhook_id: str,
+        webhook_url: str | None = None,
+        traceparent: str | None = None,
     ) -> None: ...
 
 
@@ -72,12 +81,19 @@ class Outbox:
     """Puts outcomes into the durable queue, and empties that queue into the backend."""
 
     def __init__(
-        self, broker: Broker, sender: Sender, milestone_sender: Sender, *, count: Callable[[str, str], None]
+        self,
+        broker: Broker,
+        sender: Sender,
+        milestone_sender: Sender,
+        *,
+        count: Callable[[str, str], None],
+        trace: TraceCall | None = None,
     ) -> None:
         self._broker = broker
         self._sender = sender
         self._milestone_sender = milestone_sender
         self._count = count
+        self._trace = trace
         self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._drain, name=f"webhook-{i}", daemon=True) for i in range(SENDERS)]
         self._in_hand: set[int] = set()
@@ -108,7 +124,7 @@ class Outbox:
         except BrokerError:
             return True
 
-    def put(self, manifest: Manifest) -> None:
+    def put(self, manifest: Manifest, traceparent: str | None = None) -> None:
         """Returns once the broker has the outcome for good; :class:`BrokerError` otherwise.
 
         ``manifest`` may have been read back: the event is the same to the byte whoever sends it.
@@ -121,7 +137,8 @@ class Outbox:
             "body": dict(manifest.body),
         }
         data = json.dumps(event, ensure_ascii=False, sort_keys=True).encode()
-        self._broker.publish(self._broker.queues.events, data, message_id=str(event["webhook_id"]))
+        headers = None if traceparent is None else {TRACEPARENT: traceparent}
+        self._broker.publish(self._broker.queues.events, data, message_id=str(event["webhook_id"]), headers=headers)
 
     def send_progress(self, event: Progress, webhook_url: str | None, life: int) -> None:
         """One try, best effort: a milestone that is not accepted is counted and forgotten."""
@@ -152,7 +169,7 @@ class Outbox:
         event = json.loads(delivery.body)
         delay_s = BACK_OF_QUEUE_S
         for turn in range(1, TRIES_IN_HAND + 1):
-            error = self._try(event)
+            error = self._try(event, delivery)
             if error is None:
                 self._broker.ack(delivery)
                 return
@@ -165,20 +182,33 @@ class Outbox:
             if self._stopping.wait(delay_s):
                 self._broker.requeue(delivery)
                 return
-        headers = {ATTEMPT: tried(delivery) + TRIES_IN_HAND}
+        headers: dict[str, object] = {ATTEMPT: tried(delivery) + TRIES_IN_HAND}
+        if TRACEPARENT in delivery.headers:
+            headers[TRACEPARENT] = delivery.headers[TRACEPARENT]
         self._move(delivery, self._broker.queues.events, headers, max(delay_s, BACK_OF_QUEUE_S))
 
-    def _try(self, event: Mapping[str, Any]) -> WebhookUndelivered | None:
+    def _try(self, event: Mapping[str, Any], delivery: Delivery) -> WebhookUndelivered | None:
         """One call; what went wrong, if anything did."""
         kind: Kind = event["kind"]
+        told = delivery.headers.get(TRACEPARENT)
+        traceparent, begun_s = told if isinstance(told, str) else None, time.monotonic()
+        failure: WebhookUndelivered | None = None
         try:
-            self._sender.send(kind, event["body"], webhook_id=event["webhook_id"], webhook_url=event["webhook_url"])
+            self._sender.send(
+                kind,
+                event["body"],
+                webhook_id=event["webhook_id"],
+                webhook_url=event["webhook_url"],
+                traceparent=traceparent,
+            )
         except WebhookUndelivered as error:
-            self._count(kind, "undelivered" if error.retryable else "refused")
+            failure = error
             LOG.warning("generation %d: %s webhook was not delivered: %s", event["generation_id"], kind, error)
-            return error
-        self._count(kind, "accepted")
-        return None
+        answer = "accepted" if failure is None else "undelivered" if failure.retryable else "refused"
+        self._count(kind, answer)
+        if self._trace is not None:
+            self._trace(traceparent, kind, answer, time.monotonic() - begun_s)
+        return failure
 
     def _bury(self, delivery: Delivery, event: Mapping[str, Any], error: WebhookUndelivered) -> None:
         """The backend refused for good: keep the event where an operator finds it."""

@@ -22,6 +22,7 @@ from orchestrator.diffusion.resize import enlarged, rough_picture
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
 from orchestrator.plan import Pass, Plan
+from orchestrator.stages import stage
 
 STEP_FORMAT = 1
 # Every pass draws from its own noise: one seed for all would lay the base's start noise over the second pass.
@@ -109,13 +110,17 @@ class Pipeline:
             with ExitStack() as placed:
                 networks = self._networks(plan, plan.passes[pass_index], placed)
                 begun = self._begun(plan, pass_index, clean, resumed)
-                clean = yield from self._denoise(plan, pass_index, networks, begun)
+                with stage("denoise"):
+                    clean = yield from self._denoise(plan, pass_index, networks, begun)
         assert clean is not None
-        yield Finished(self._models.decode(clean)[0])
+        with stage("decode"):
+            picture = self._models.decode(clean)[0]
+        yield Finished(picture)
 
     def _networks(self, plan: Plan, one: Pass, placed: ExitStack) -> tuple[Network, ...]:
         """The network of each turn: the UNet, fused with ControlNets in turns in which one of them has a say."""
-        inputs = self._conditioning.inputs(plan, one)
+        with stage("text"):
+            inputs = self._conditioning.inputs(plan, one)
         scales = scales_by_turn(plan.controls, one.levels.turns)
         networks: dict[tuple[float, ...], Network] = {}
         for each in dict.fromkeys(scales):

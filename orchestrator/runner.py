@@ -13,6 +13,7 @@ from orchestrator.job import Job, Progress, Succeeded
 from orchestrator.ledger import Ledger, Manifest, Picture
 from orchestrator.plan import Plan, make_plan
 from orchestrator.schema import body_of
+from orchestrator.stages import stage
 from orchestrator.style_ways import StyleMode
 
 
@@ -59,7 +60,8 @@ class Runner:
         if settled is not None:
             return settled
         control.check()
-        materials = self._finishing.materials(attempt.job)
+        with stage("inputs"):
+            materials = self._finishing.materials(attempt.job)
         plan = make_plan(
             attempt.job,
             self._painter.checkpoint,
@@ -69,9 +71,11 @@ class Runner:
         )
         denoising = Denoising(attempt, plan, self._ledger, emit)
         pixels = denoising.picture(self._painter, control, self._settings.checkpoint_every_s)
-        data = self._finishing.file(attempt.job, plan, materials, pixels)
+        with stage("stamp"):
+            data = self._finishing.file(attempt.job, plan, materials, pixels)
         picture = Picture(data=data, content_type=MIME_TYPES[attempt.job.picture_format])
-        manifest = self._committed(attempt, plan, materials, picture)
+        with stage("store"):
+            manifest = self._committed(attempt, plan, materials, picture)
         emit(_stored(attempt.job, plan))
         return manifest
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Started, Stepped, Succeeded
+from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 
 # What makes metrics elsewhere comes from here: this module alone imports the library.
 __all__ = [
@@ -26,6 +26,9 @@ __all__ = [
 
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 JOB_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+STAGE_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
+WAIT_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0, 1800.0)
+SIZES_PX = (512, 768, 1024)
 STYLE_BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LOG = logging.getLogger("remarque")
 
@@ -68,8 +71,19 @@ class Telemetry:
         self._retries = Counter("remarque_retries", "Attempts that broke", ["error_code"], registry=self.registry)
         self._handed_back = Counter("remarque_jobs_handed_back", "Jobs given back to the queue", registry=self.registry)
         self._job_seconds = Histogram(
-            "remarque_job_seconds", "Start to outcome", buckets=JOB_BUCKETS_S, registry=self.registry
+            "remarque_job_seconds", "Start to outcome, by size", ["size"], buckets=JOB_BUCKETS_S, registry=self.registry
         )
+        self._stage_seconds = Histogram(
+            "remarque_stage_seconds", "Parts of a job", ["stage"], buckets=STAGE_BUCKETS_S, registry=self.registry
+        )
+        self._wait_seconds = Histogram(
+            "remarque_queue_wait_seconds",
+            "Publication, or delivery where nobody stamped it, to start",
+            ["since"],
+            buckets=WAIT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._waiting = Gauge("remarque_jobs_waiting", "Jobs taken that wait for their turn", registry=self.registry)
         self._step_seconds = Histogram(
             "remarque_step_seconds", "One turn of the denoise loop", buckets=STEP_BUCKETS_S, registry=self.registry
         )
@@ -107,9 +121,13 @@ class Telemetry:
         match event:
             case Stepped():
                 self._step_seconds.observe(event.seconds)
+            case Staged():
+                self._stage_seconds.labels(event.stage).observe(event.seconds)
             case Started():
                 self._begun[event.generation_id] = self._clock()
                 self._running.inc()
+                if event.waited_s is not None:
+                    self._wait_seconds.labels(event.waited_from).observe(event.waited_s)
                 self._say(event, f"started attempt {event.attempt}")
             case Progress():
                 self._say(event, f"reached {event.progress_percent} %", logging.DEBUG)
@@ -141,6 +159,10 @@ class Telemetry:
         self._merged.labels(model, action).inc()
         self._merged_seconds.labels(action).observe(seconds)
 
+    def watch_waiting(self, count: Callable[[], int]) -> None:
+        """Have ``count`` asked for the jobs that wait, whenever the metrics are read."""
+        self._waiting.set_function(count)
+
     def page(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -149,7 +171,7 @@ class Telemetry:
         self._jobs.labels(outcome, error_code).inc()
         seconds = self._end(event)
         if seconds is not None:
-            self._job_seconds.observe(seconds)
+            self._job_seconds.labels(_size(event)).observe(seconds)
         took = "" if seconds is None else f" after {seconds:.1f} s"
         self._say(event, f"ended {outcome}{took}{' with ' + error_code if error_code else ''}")
 
@@ -166,3 +188,12 @@ class Telemetry:
         name = type(event).__name__.lower()
         fields = {"generation_id": event.generation_id, "event": name}
         LOG.log(level, "generation %d %s", event.generation_id, text, extra={"fields": fields})
+
+
+def _size(event: Succeeded | Failed) -> str:
+    """The longer side up to the next of a few sizes, for each of which promises are made; "" where it is not known."""
+    metadata = event.metadata if isinstance(event, Succeeded) else {}
+    width, height = metadata.get("width"), metadata.get("height")
+    if not isinstance(width, int) or not isinstance(height, int):
+        return ""
+    return str(next((size for size in SIZES_PX if max(width, height) <= size), "larger"))

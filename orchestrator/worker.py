@@ -20,7 +20,7 @@ from orchestrator.clients.queues import Delivery, life, tried
 from orchestrator.conclusion import Conclusion
 from orchestrator.denoising import Emit
 from orchestrator.errors import GenerationFailed, Interrupted, InvalidInput, RemarqueError, StorageError
-from orchestrator.job import Event, HandedBack, Job, Progress, Started
+from orchestrator.job import Event, HandedBack, Job, Progress, Staged, Started
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Broker
 from orchestrator.progress import ProgressLane
@@ -32,6 +32,8 @@ from orchestrator.schema import (
     request_from_message,
     webhook_url_from,
 )
+from orchestrator.stages import Stage, listening
+from orchestrator.trace import HEADER as TRACEPARENT
 
 PROGRESS_PATIENCE_S = 2.0
 CANCEL_POLL_S = 2.0
@@ -66,6 +68,20 @@ class Ticket:
         self.deliveries = [delivery]
         self.control = Control(timeout_s)
         self.lane = ProgressLane(lambda event: send(event, attempt.job.webhook_url, attempt.life))
+        self._delivered_s = time.time()
+
+    def started(self) -> Started:
+        """The event of the attempt's begin. Only of a first attempt is it known how long it waited."""
+        attempt, (delivery, *_) = self.attempt, self.deliveries
+        since_s = self._delivered_s if delivery.published_s is None else delivery.published_s
+        first = attempt.number == 1 and attempt.life == 0 and not attempt.redelivered
+        return Started(
+            generation_id=attempt.job.generation_id,
+            attempt=attempt.number,
+            waited_s=max(0.0, time.time() - since_s) if first else None,
+            waited_from="delivered" if delivery.published_s is None else "published",
+            trace=attempt.trace,
+        )
 
     @property
     def priority(self) -> int:
@@ -122,6 +138,11 @@ class Worker:
             self._start_waiting()
         self._wind_down()
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that were taken from the queue and wait here for their turn."""
+        return len(self._backlog)
+
     def stop(self) -> None:
         """Ask :meth:`run` to return; safe in a signal handler."""
         self.stopping.set()
@@ -175,8 +196,9 @@ class Worker:
             ticket.control.begin()
             if self._ledger.cancel_requested(attempt.job.generation_id):
                 ticket.control.cancelled.set()
-            self._listen(Started(generation_id=attempt.job.generation_id, attempt=attempt.number))
-            manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
+            self._listen(ticket.started())
+            with listening(partial(self._staged, attempt.job.generation_id)):
+                manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
             end = partial(self._conclusion.settled, attempt, ticket.deliveries, manifest)
         except Interrupted:
             self._listen(HandedBack(generation_id=attempt.job.generation_id))
@@ -202,6 +224,9 @@ class Worker:
         with self._lock:
             self._running.discard(ticket)
         self._inbox.put(None)
+
+    def _staged(self, generation_id: int, stage: Stage, began_s: float, seconds: float) -> None:
+        self._listen(Staged(generation_id=generation_id, stage=stage, began_s=began_s, seconds=seconds))
 
     def _emitter(self, ticket: Ticket) -> Emit:
         def emit(event: Event) -> None:
@@ -290,4 +315,5 @@ def _attempt(delivery: Delivery, job: Job, identity: str) -> Attempt:
         number=tried(delivery) + 1,
         life=life(delivery),
         redelivered=delivery.redelivered,
+        traceparent=traceparent if isinstance(traceparent := delivery.headers.get(TRACEPARENT), str) else None,
     )

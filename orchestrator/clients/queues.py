@@ -25,7 +25,10 @@ MAX_ERROR_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as the broker handed it over; the last two fields say whom an ack concerns."""
+    """One message as the broker handed it over; tag and generation say whom an ack concerns.
+
+    ``published_s`` (since 1970) is the publisher's or the broker's stamp, where there is one.
+    """
 
     body: bytes
     headers: Mapping[str, object]
@@ -34,6 +37,7 @@ class Delivery:
     queue: str
     delivery_tag: int
     connection_generation: int
+    published_s: float | None = None
 
 
 def death_headers(delivery: Delivery, *, reason: str, error: str, attempts: int, now: datetime) -> dict[str, object]:
@@ -52,6 +56,14 @@ def replay_headers(dead: Delivery) -> dict[str, object]:
     """Headers for one more life: attempts are counted from the start again."""
     kept = {FIRST_DEATH: dead.headers[FIRST_DEATH]} if FIRST_DEATH in dead.headers else {}
     return kept | {LIFE: life(dead) + 1}
+
+
+def published_s(headers: Mapping[str, object], timestamp: object) -> float | None:
+    """When a message was published: RabbitMQ's interceptor stamps milliseconds, AMQP's own property holds seconds."""
+    stamp = headers.get("timestamp_in_ms")
+    if isinstance(stamp, int) and stamp > 0:
+        return stamp / 1000
+    return float(timestamp) if isinstance(timestamp, int) and timestamp > 0 else None
 
 
 def tried(delivery: Delivery) -> int:

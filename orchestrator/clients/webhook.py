@@ -89,7 +89,15 @@ class WebhookSender:
             raise WebhookRefused(f"webhook_url is on {origin}, which WEBHOOK_ALLOWED_ORIGINS does not list")
         return origin
 
-    def send(self, kind: Kind, body: Mapping[str, object], *, webhook_id: str, webhook_url: str | None = None) -> None:
+    def send(
+        self,
+        kind: Kind,
+        body: Mapping[str, object],
+        *,
+        webhook_id: str,
+        webhook_url: str | None = None,
+        traceparent: str | None = None,
+    ) -> None:
         """Makes one try; returns once the backend accepted the event.
 
         Raises :class:`WebhookUndelivered` where another try may succeed and :class:`WebhookRefused` where none will.
@@ -97,7 +105,8 @@ class WebhookSender:
         method, path = CALLS[kind]
         url = self.base_url(webhook_url) + path
         data = encode_body(body)
-        request = requests.Request(method, url, headers=self._headers(webhook_id, data), data=data).prepare()
+        headers = self._headers(webhook_id, data) | ({} if traceparent is None else {"traceparent": traceparent})
+        request = requests.Request(method, url, headers=headers, data=data).prepare()
         answer = self._exchange(request)
         if not 200 <= answer.status < 300:
             raise self._verdict(f"{method} {url}", answer)

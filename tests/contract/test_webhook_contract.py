@@ -337,6 +337,14 @@ def test_a_certificate_nobody_vouches_for_is_not_accepted(tls_backend: tuple[str
     sender.close()
 
 
+def test_a_call_carries_the_jobs_trace(backend: Backend) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sender = make_sender(backend.url)
+    sender.send("complete", COMPLETE, webhook_id=webhook_id(456, "complete"), traceparent=trace)
+    sender.close()
+    assert backend.ledger[0].headers["traceparent"] == trace
+
+
 def test_a_private_authority_can_be_named(tls_backend: tuple[str, Path]) -> None:
     settings = WebhookSettings(backend_url=tls_backend[0], allowed_origins=(), api_token=TOKEN, signing_secret=None)
     sender = WebhookSender(replace(settings, ca_file=tls_backend[1]))

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 # Lower rows know nothing of higher ones. A package's files share its row.
 ROWS = {
     "errors": 1, "config": 1, "variables": 1, "staging_settings": 1,
-    "job": 2, "diffusion": 2, "imaging": 2, "fields": 2, "attempt": 2, "backlog": 2, "progress": 2,
-    "schema": 3, "plan": 3, "telemetry": 3, "clients": 3, "staging": 3, "staging_telemetry": 3, "checkpoint": 3, "pictures": 3, "ledger": 3, "style_files": 3, "style_plot": 3, "style_ways": 3, "merged_folders": 3,
+    "job": 2, "diffusion": 2, "imaging": 2, "fields": 2, "attempt": 2, "trace": 2, "stages": 2, "backlog": 2, "progress": 2,
+    "schema": 3, "plan": 3, "telemetry": 3, "tracing": 3, "clients": 3, "staging": 3, "staging_telemetry": 3, "checkpoint": 3, "pictures": 3, "ledger": 3, "style_files": 3, "style_plot": 3, "style_ways": 3, "merged_folders": 3,
     "pipeline": 4, "endpoints": 4, "conditioning": 4, "merged_models": 4, "mock": 4, "disabled": 4,
     "runner": 5, "denoising": 5, "finishing": 5, "styles": 5,
     "worker": 6, "conclusion": 6, "outbox": 6, "api": 6, "generate": 6, "inspect": 6, "style": 6, "dead": 6, "terminal": 6, "orders": 6,

@@ -25,10 +25,20 @@ MANIFEST = Manifest(
 class ScriptedSender:
     def __init__(self) -> None:
         self.answers: list[Exception | None] = []
+        self.traceparents: list[str | None] = []
         self.calls: list[tuple[str, Mapping[str, object], str, str | None]] = []
 
-    def send(self, kind: str, body: Mapping[str, object], *, webhook_id: str, webhook_url: str | None = None) -> None:
+    def send(
+        self,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        webhook_id: str,
+        webhook_url: str | None = None,
+        traceparent: str | None = None,
+    ) -> None:
         self.calls.append((kind, body, webhook_id, webhook_url))
+        self.traceparents.append(traceparent)
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
             raise answer
@@ -164,3 +174,25 @@ def test_a_milestone_is_tried_once_whatever_comes(post: Post, answer: Exception 
     post.outbox.send_progress(milestone, None, 0)
     assert len(post.sender.calls) == 1
     assert post.counted == [("progress", counted)]
+
+
+def test_the_backend_is_told_the_jobs_trace_on_every_try(post: Post) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    post.outbox.put(MANIFEST, trace)
+    message = post.broker.published.pop()
+    assert message.headers == {"traceparent": trace}
+    post.sender.answers = [WebhookUndelivered("down"), None]
+    with post.open() as deliver:
+        deliver(post.broker.delivery(message.body, message.headers))
+        until(lambda: post.broker.acked)
+    assert post.sender.traceparents == [trace, trace]
+
+
+def test_an_event_that_goes_to_the_back_of_the_queue_keeps_its_trace(post: Post) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    post.sender.answers = [WebhookUndelivered("down")] * TRIES_IN_HAND
+    event = post.event({"traceparent": trace})
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    assert post.broker.published[-1].headers["traceparent"] == trace

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.api import HttpServer, build_app
 from orchestrator.errors import ServiceError
-from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Started, Stepped, Succeeded
+from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.telemetry import JsonLines, Telemetry
 
 
@@ -48,14 +48,47 @@ def test_a_job_is_counted_and_timed_from_start_to_outcome() -> None:
     telemetry(DONE)
     assert value(telemetry, "remarque_jobs_running") == 0
     assert value(telemetry, "remarque_jobs_total", outcome="complete", error_code="") == 1
-    assert value(telemetry, "remarque_job_seconds_sum") == pytest.approx(8.2)
+    assert value(telemetry, "remarque_job_seconds_sum", size="") == pytest.approx(8.2)
 
 
 def test_an_outcome_that_was_found_and_not_made_is_counted_without_a_time() -> None:
     telemetry = Telemetry()
     telemetry(DONE)
     assert value(telemetry, "remarque_jobs_total", outcome="complete", error_code="") == 1
-    assert value(telemetry, "remarque_job_seconds_count") == 0
+    assert value(telemetry, "remarque_job_seconds_count", size="") is None
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(512, 512, "512"), (512, 1024, "1024"), (640, 768, "768"), (1536, 64, "larger")]
+)
+def test_a_jobs_time_is_kept_by_the_pictures_longer_side(width: int, height: int, size: str) -> None:
+    telemetry = Telemetry()
+    telemetry(Started(generation_id=1, attempt=1))
+    metadata = {"width": width, "height": height}
+    telemetry(Succeeded(generation_id=1, result_url="gs://b/gen-1.png", metadata=metadata))
+    assert value(telemetry, "remarque_job_seconds_count", size=size) == 1
+
+
+def test_the_wait_in_the_queue_is_measured_from_the_stamp_where_there_is_one() -> None:
+    telemetry = Telemetry()
+    telemetry(Started(generation_id=1, attempt=1, waited_s=3.0, waited_from="published"))
+    telemetry(Started(generation_id=2, attempt=1, waited_s=1.0))
+    telemetry(Started(generation_id=3, attempt=2))
+    assert value(telemetry, "remarque_queue_wait_seconds_sum", since="published") == 3.0
+    assert value(telemetry, "remarque_queue_wait_seconds_count", since="delivered") == 1
+
+
+def test_the_parts_of_a_job_are_timed() -> None:
+    telemetry = Telemetry()
+    telemetry(Staged(generation_id=1, stage="decode", began_s=0.0, seconds=0.3))
+    assert value(telemetry, "remarque_stage_seconds_sum", stage="decode") == pytest.approx(0.3)
+
+
+def test_jobs_that_wait_are_asked_for_when_the_page_is_read() -> None:
+    telemetry, waiting = Telemetry(), [1, 2]
+    telemetry.watch_waiting(lambda: len(waiting))
+    waiting.append(3)
+    assert b"remarque_jobs_waiting 3.0" in telemetry.page()
 
 
 @pytest.mark.parametrize(
