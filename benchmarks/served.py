@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 
 from benchmarks.repository import base_models
 from local.triton import LocalTriton
-from orchestrator.app import build_studio
+from orchestrator.app import build_shelf, build_studio
 from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.clients.storage import Storage
 from orchestrator.clients.triton import TritonModels
 from orchestrator.config import from_environ
 from orchestrator.denoising import Painter
-from orchestrator.job import Job
+from orchestrator.job import Job, StyleRef
 from orchestrator.pipeline import Finished
 from orchestrator.plan import Plan, make_plan
+from orchestrator.style_ways import StyleMode
+from orchestrator.styles import StyleShelf
 
 PROMPTS = Path(__file__).resolve().parents[1] / "demo" / "prompts_heldout.json"
 
@@ -45,7 +48,7 @@ class Work:
         said = prompts()
         return [self.job(said[index % len(said)], index) for index in range(first, first + count)]
 
-    def job(self, prompt: str, seed: int, steps: int | None = None) -> Job:
+    def job(self, prompt: str, seed: int, steps: int | None = None, style: Path | None = None) -> Job:
         """One of them."""
         return Job(
             generation_id=seed + 1,
@@ -56,6 +59,7 @@ class Work:
             seed=seed,
             num_inference_steps=self.steps if steps is None else steps,
             guidance_scale=self.guidance_scale,
+            styles=() if style is None else (StyleRef(path=str(style)),),
         )
 
 
@@ -83,15 +87,19 @@ class Served:
     models: TritonModels
     painter: Painter
     repository: Path
+    shelf: StyleShelf
 
     @property
     def checkpoint(self) -> CheckpointInfo:
         """What is served."""
         return self.painter.checkpoint
 
-    def plans(self, jobs: Sequence[Job]) -> list[Plan]:
-        """The jobs' plans."""
-        return [make_plan(job, self.checkpoint, lambda: 0) for job in jobs]
+    def plans(self, jobs: Sequence[Job], style_mode: StyleMode = "auto") -> list[Plan]:
+        """The jobs' plans, their styles read and checked."""
+        return [
+            make_plan(job, self.checkpoint, lambda: 0, styles=self.shelf.admit(job.styles), style_mode=style_mode)
+            for job in jobs
+        ]
 
     def paint(self, plan: Plan, asked_s: float | None = None) -> Lap:
         """One picture in this thread."""
@@ -137,10 +145,12 @@ def served(repository: Path, *, runtime: str | None = None, models: Sequence[str
 
 def serving(triton: LocalTriton, repository: Path) -> Served:
     """The worker's painter on a Triton that runs already."""
-    environ = {"TRITON_URL": triton.http_url, "MODEL_REPOSITORY": str(repository)}
-    studio = build_studio(from_environ(environ))
-    assert studio.models is not None
-    return Served(triton, studio.models, studio.painter, repository)
+    environ = {"TRITON_URL": triton.http_url, "MODEL_REPOSITORY": str(repository), "STYLE_DISK_MB": "0"}
+    settings = from_environ(environ)
+    studio = build_studio(settings)
+    assert isinstance(studio.models, TritonModels)
+    anywhere = Storage(Path("/").as_uri(), allowed_input_prefixes=(Path("/").as_uri(),))
+    return Served(triton, studio.models, studio.painter, repository, build_shelf(anywhere.inputs, studio, settings))
 
 
 def prompts() -> list[str]:
