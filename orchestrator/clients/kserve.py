@@ -94,13 +94,13 @@ class InferenceServer:
         self._idle: deque[Connection] = deque()
         self._lock = threading.Lock()
 
-    def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], turn: Turn) -> dict[str, Array]:
         """Run ``model`` on arrays of the dtypes in its signature; the outputs named, in memory of their own."""
         sent = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         described = [described_by_value(name, array) for name, array in sent.items()]
         wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
         message = self.message(model, described, wanted, [bytes_of(array) for array in sent.values()])
-        return self.outputs_of(message, self.send(message, at_once))
+        return self.outputs_of(message, self.send(message, turn))
 
     def message(
         self, model: str, inputs: Sequence[object], outputs: Sequence[object], tensors: Sequence[Part]

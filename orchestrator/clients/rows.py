@@ -14,6 +14,7 @@ FORGOTTEN_AFTER_S = 600.0
 ROWS_THAT_FIT, ROWS_AIMED_AT = "rows_that_fit", "rows_aimed_at"
 """Parameters in ``config.pbtxt``: rows by area in latent pixels, for example ``4096:8,16384:2``."""
 _LATENT_PIXELS = 64
+_USUAL_AREA = 4096
 
 Outputs = dict[str, Array]
 
@@ -21,6 +22,7 @@ Outputs = dict[str, Array]
 class RowLimits:
     """The limits of one model, by the area of its pictures in latent pixels.
 
+    Where the model says nothing, its ``max_batch_size`` is taken to fit at 512x512, fewer rows as pictures are larger.
     An execution that did not fit into memory halves what is formed at its area and above, for ten minutes: what else
     the memory held then may be gone.
     """
@@ -29,7 +31,7 @@ class RowLimits:
         self, max_rows: int, parameters: Mapping[str, str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._max_rows = max_rows
-        self._fitting = _by_area(parameters.get(ROWS_THAT_FIT, ""))
+        self._fitting = _by_area(parameters.get(ROWS_THAT_FIT, "")) or {_USUAL_AREA: max_rows}
         self._aimed_at = _by_area(parameters.get(ROWS_AIMED_AT, ""))
         self._clock = clock
         self._learned: dict[int, tuple[int, float]] = {}

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.clients.gate import Batch, Gate
-from orchestrator.clients.kserve import Array, InferenceServer, Refusal, Signature
+from orchestrator.clients.kserve import Array, InferenceServer, Refusal, Signature, Turn
 from orchestrator.clients.placed import OUTPUT, Floats, Placed, Places, require_inputs
 from orchestrator.clients.refusals import is_dead_stub, translated
 from orchestrator.clients.rows import Outputs, RowLimits, area_of, in_parts
@@ -74,7 +74,7 @@ class TritonModels:
 
         def network(sample: Floats, timestep: Floats) -> Floats:
             served = self._served(model)
-            gate = self._gate(served, sample, inputs)
+            gate = self._gate(served, sample, inputs.values())
             entered.add(gate)
 
             def part(rows: slice, alone: bool) -> Outputs:
@@ -104,15 +104,23 @@ class TritonModels:
         return _finite("vae_encoder", outputs["latent_mean"]), _finite("vae_encoder", outputs["latent_std"])
 
     def run(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Outputs:
-        """One execution of any model, more where its rows are too many; inputs are cast to what it declares."""
-        served = self._served(model)
+        """One execution of any model, more where its rows are too many; inputs are cast to what it declares.
+
+        Calls of equal shapes that come while one runs go together when it ends.
+        """
+        served, member = self._served(model), object()
         require_inputs(model, served.signature, inputs)
+        first, *others = inputs.values()
+        gate = self._gate(served, first, others)
 
         def part(rows: slice, alone: bool) -> Outputs:
-            with served.alone if alone else nullcontext():
-                return self._answered(model, lambda now: self._infer(now, inputs, rows, outputs))
+            turn = partial(gate.turn, member, len(first[rows]), alone)
+            return self._answered(model, lambda now: self._infer(now, inputs, rows, outputs, turn))
 
-        return in_parts(next(iter(inputs.values())), served.rows, part)
+        try:
+            return in_parts(first, served.rows, part)
+        finally:
+            gate.leave(member)
 
     def ready(self) -> tuple[str, ...]:
         """What does not answer yet: empty when every model does, ``("triton",)`` when the server does not."""
@@ -165,10 +173,12 @@ class TritonModels:
         except Refusal as refusal:
             raise translated(model, refusal) from refusal
 
-    def _infer(self, served: "_Served", inputs: Mapping[str, Array], rows: slice, outputs: Sequence[str]) -> Outputs:
+    def _infer(
+        self, served: "_Served", inputs: Mapping[str, Array], rows: slice, outputs: Sequence[str], turn: Turn
+    ) -> Outputs:
         declared = served.signature.inputs
         cast = {name: array[rows].astype(declared[name], copy=False) for name, array in inputs.items()}
-        return self._server.infer(served.model, cast, outputs)
+        return self._server.infer(served.model, cast, outputs, turn)
 
     def _served(self, model: str) -> "_Served":
         """What is known of ``model`` since it was last loaded."""
@@ -183,9 +193,9 @@ class TritonModels:
         with self._lock:
             return self._known.setdefault(model, told)
 
-    def _gate(self, served: "_Served", sample: Floats, inputs: Mapping[str, Array]) -> Gate:
+    def _gate(self, served: "_Served", sample: Array, others: Iterable[Array]) -> Gate:
         """The gate of the calls that Triton can join with this one: of the same model and shapes."""
-        key = (served, sample.shape[1:], *(array.shape[1:] for array in inputs.values()))
+        key = (served, sample.shape[1:], *(array.shape[1:] for array in others))
         area = area_of(sample)
         with self._lock:
             if key not in self._gates:
@@ -231,7 +241,6 @@ class _Served:
         self.signature = signature
         self.rows = RowLimits(signature.max_rows, signature.parameters)
         self.loading = threading.Lock()
-        self.alone = threading.Lock()
 
 
 def _finite(what: str, array: Array) -> NDArray[np.float32]:

@@ -72,7 +72,7 @@ def test_a_server_that_is_not_there_is_not_called_again(error: GenerationFailed)
 def test_what_was_learned_counts_for_larger_pictures_too_and_not_for_smaller_ones() -> None:
     limits = RowLimits(8, {})
     limits.halve(4096, 8)
-    assert [limits.at(area).group for area in (1024, 4096, 16384)] == [8, 4, 4]
+    assert [limits.at(area).group for area in (1024, 4096, 5000)] == [8, 4, 4]
 
 
 def test_everyone_in_an_execution_that_did_not_fit_says_so_and_it_counts_once() -> None:
@@ -100,6 +100,11 @@ def test_where_less_than_an_execution_fits_no_more_is_under_way_at_all() -> None
     limits = RowLimits(8, {"rows_that_fit": "4096:8,16384:2"})
     assert limits.at(16384) == Limits(group=2, under_way=2)
     assert limits.at(4096) == Limits(group=8, under_way=16)
+
+
+def test_without_a_word_of_the_model_what_fits_at_512_px_shrinks_with_the_picture() -> None:
+    limits = RowLimits(8, {})
+    assert [limits.at(area) for area in (1, 4096, 16384)] == [Limits(8, 16), Limits(8, 16), Limits(2, 2)]
 
 
 def test_a_group_is_no_larger_than_pays() -> None:

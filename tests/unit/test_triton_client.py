@@ -48,7 +48,7 @@ def step(models: TritonModels, value: float = 1.0) -> np.ndarray:
 
 
 def decoded(models: TritonModels, value: float) -> np.ndarray:
-    """One call of the decoder, which no gate holds back."""
+    """One call of the decoder."""
     return models.decode(np.full((1, 4, 1, 1), value, np.float32))
 
 
@@ -215,18 +215,26 @@ def test_a_dead_stub_is_unloaded_loaded_and_asked_again(models: TritonModels, se
 
 
 def test_threads_that_meet_a_dead_stub_together_load_it_once(models: TritonModels, served: Served) -> None:
-    together = threading.Barrier(6)
+    together, begun, gathered = threading.Barrier(5), threading.Event(), threading.Event()
 
     def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
-        if "POST /v2/repository/models/vae_decoder/load" not in served.log:
+        value = inputs["latent_sample"].flat[0]
+        if value == 0:
+            begun.set()
+            gathered.wait(5)
+        elif "POST /v2/repository/models/vae_decoder/load" not in served.log:
             together.wait(5)
             raise Error(DEAD_STUB, 500)
-        picture = np.full((1, 8, 8, 3), inputs["latent_sample"].flat[0], np.uint8)
-        return {"sample": picture, "mean": np.zeros((1, 1), np.float32)}
+        return {"sample": np.full((1, 8, 8, 3), value, np.uint8), "mean": np.zeros((1, 1), np.float32)}
 
     served.answers["vae_decoder"] = dead_until_loaded
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda value: decoded(models, value), range(6)))
+        first = pool.submit(decoded, models, 0)
+        begun.wait(5)
+        others = [pool.submit(decoded, models, value) for value in range(1, 6)]
+        time.sleep(0.1)  # they come while the first one runs, and go together
+        gathered.set()
+        answers = [future.result() for future in (first, *others)]
     assert [int(answer[0, 0, 0, 0]) for answer in answers] == [0, 1, 2, 3, 4, 5]
     assert served.log.count("POST /v2/repository/models/vae_decoder/load") == 1
 
