@@ -138,9 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--style-rank",
         type=int,
-        default=0,
+        default=STYLE_RANK,
         metavar="N",
-        help=f"up to which rank a style travels with its row ({STYLE_RANK} suits most); 0, the default: none does",
+        help="up to which rank a style travels with its row (default: %(default)s); 0 builds a UNet without styles",
     )
     add(
         "--style",
