@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.diffusion.lora_names import NETWORKS
 from orchestrator.diffusion.schedule import NoiseSchedule
 from orchestrator.diffusion.style_vector import NO_LAYOUT, StyleLayout
 from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
@@ -144,10 +145,9 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
 
 def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:
     """Shapes by network and layer; repositories built before styles were served list none."""
-    networks = ("unet", "text_encoder")
     if not isinstance(fields, dict) or not all(isinstance(layers, dict) for layers in fields.values()):
         raise TypeError("layers that are no JSON objects")
-    return {key: {name: _shape(shape) for name, shape in fields[key].items()} for key in networks if key in fields}
+    return {key: {name: _shape(shape) for name, shape in fields[key].items()} for key in NETWORKS if key in fields}
 
 
 def _style_layout(fields: Mapping[str, Any], layers: Mapping[str, tuple[int, ...]]) -> StyleLayout:

@@ -24,7 +24,7 @@ checkpoint in MODEL_REPOSITORY. Exit codes: 0 it fits, 2 it does not, and the la
 """
 SHOWN_UNMATCHED = 5
 BAR_CHARS = 40
-NETWORKS = {"unet": "UNet", "text_encoder": "text encoder"}
+NETWORKS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     text = _bytes_of(config) if needs_config(weights.tensors) else None
     lora = read_lora(weights.tensors, scalings_of(weights, text), served)
     blocks = strengths(lora)
-    _say("", _lora_facts(lora))
+    _say("", _lora_facts(lora, served))
     _say("strength of each block (Frobenius norm of what is added)", _bars(blocks))
     if args.plot is not None:
         _plot(args.plot, blocks, path, lora, weights)
@@ -110,9 +110,16 @@ def _fit(matching: Matching, served: CheckpointInfo) -> Mapping[str, str]:
     return facts
 
 
-def _lora_facts(lora: Lora) -> Mapping[str, str]:
+def _lora_facts(lora: Lora, served: CheckpointInfo) -> Mapping[str, str]:
     ranks = ", ".join(map(str, lora.ranks))
-    return {"method": " and ".join(lora.methods), "ranks": ranks or "none: no layer is plain low rank"}
+    misfit = served.style_layout.misfit([lora.unet]) if lora.unet else None
+    ways = [f"merged, since {misfit}" if misfit else "mixed"] if lora.unet else []
+    ways += ["the text encoder's part merged"] if lora.text_encoder else []
+    return {
+        "method": " and ".join(lora.methods),
+        "ranks": ranks or "none: no layer is plain low rank",
+        "applied": "; ".join(ways),
+    }
 
 
 def _bars(blocks: tuple[BlockStrength, ...]) -> Mapping[str, str]:

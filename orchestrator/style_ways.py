@@ -36,10 +36,8 @@ class Style:
     lora: Lora | None = field(repr=False)
 
     def deltas(self, network: str) -> Mapping[str, Delta]:
-        """What it does to the layers of ``unet`` or ``text_encoder``."""
-        if self.lora is None:
-            return {}
-        return self.lora.unet if network == "unet" else self.lora.text_encoder
+        """What it does to the layers of one of ``lora_names.NETWORKS``."""
+        return {} if self.lora is None else self.lora.of(network)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,7 +67,7 @@ def ways_of(styles: Sequence[AppliedStyle], checkpoint: CheckpointInfo, mode: St
     """
     unet = [deltas for one in styles if (deltas := one.style.deltas("unet"))]
     unmixed = checkpoint.style_layout.misfit(unet) if unet else None
-    text = any(one.style.deltas("text_encoder") for one in styles)
+    text = any(one.style.deltas(encoder) for encoder in checkpoint.layout.text_encoders for one in styles)
     if mode == "mixed" and (unmixed or text):
         reason = unmixed or "it changes the text encoder, which takes styles merged only"
         raise LoraIncompatible(

@@ -14,6 +14,7 @@ from typing import Protocol
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.clients.weights import WeightsFile, read_weights
 from orchestrator.diffusion.lora import needs_config, read_lora
+from orchestrator.diffusion.lora_names import NETWORKS
 from orchestrator.diffusion.lora_scales import PeftScaling, config_of, metadata_of
 from orchestrator.errors import InvalidInput, LoraIncompatible, LoraNotFound, ObjectNotFound, RemarqueError
 from orchestrator.imaging.provenance import StyleRecord
@@ -235,7 +236,7 @@ def scalings_of(weights: WeightsFile, config: bytes | None) -> dict[str, PeftSca
     newer diffusers write. An empty answer leaves it to the alphas beside the tensors.
     """
     if config is not None:
-        return dict.fromkeys(("unet", "text_encoder"), config_of(config))
+        return dict.fromkeys(NETWORKS, config_of(config))
     return metadata_of(weights.metadata)
 
 

@@ -1,13 +1,13 @@
 """A style's tensors, by whatever trainer, matched to the layers of the served networks: all of them or none."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Protocol
 
 from orchestrator.diffusion.deltas import Decomposed, Delta, Hadamard, Kronecker, LowRank, Shape, StoredTensor, Whole
 from orchestrator.diffusion.lora_formats import Parts, delta_of
-from orchestrator.diffusion.lora_names import Layer, attends_to_text, family, shown, spellings, split
+from orchestrator.diffusion.lora_names import NETWORKS, Layer, attends_to_text, family, shown, spellings, split
 from orchestrator.diffusion.lora_scales import PeftScaling, alpha_scale
 from orchestrator.errors import LoraIncompatible
 
@@ -40,10 +40,15 @@ class Lora:
     family: str
     unet: Mapping[str, Delta]
     text_encoder: Mapping[str, Delta]
+    text_encoder_2: Mapping[str, Delta] = field(default_factory=dict)
+
+    def of(self, network: str) -> Mapping[str, Delta]:
+        """What it does to one of ``NETWORKS``."""
+        return {"unet": self.unet, "text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}[network]
 
     @property
     def deltas(self) -> tuple[Delta, ...]:
-        return (*self.unet.values(), *self.text_encoder.values())
+        return tuple(delta for network in NETWORKS for delta in self.of(network).values())
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -107,13 +112,13 @@ def read_lora(tensors: Mapping[str, StoredTensor], scalings: Mapping[str, PeftSc
             f"the UNet of {served.name} takes no style: its models were built without a list of layers"
         )
     names = _names(served)
-    found: dict[str, dict[str, Delta]] = {"unet": {}, "text_encoder": {}}
+    found: dict[str, dict[str, Delta]] = {network: {} for network in NETWORKS}
     for part in parts:
         layer = _layer(part, names, served)
         if layer.name in found[layer.network]:
             raise LoraIncompatible(f"{_any_key(part)} names layer {layer.name} a second time, in another spelling")
         found[layer.network][layer.name] = _delta(part, layer, scalings, served)
-    return Lora(family=family(tensors), unet=found["unet"], text_encoder=found["text_encoder"])
+    return Lora(family=family(tensors), **found)
 
 
 def _by_layer(tensors: Mapping[str, StoredTensor]) -> list[Parts]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+NETWORKS: Final = ("unet", "text_encoder", "text_encoder_2")
+"""What a style may change; only SDXL has the last."""
 PEFT_PREFIX: Final = "base_model.model."
 KOHYA_PREFIXES: Final = ("lora_unet_", "lora_te")
 # What a key's end says about the tensor. A lone ``default`` is the adapter's name, left in by some trainers.
@@ -39,13 +41,15 @@ _STEM: Final = {
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _SHOWN_CHARS: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of a served network: ``network`` is ``unet`` or ``text_encoder``, ``name`` is what diffusers calls it."""
+    """A layer of a served network: ``network`` is one of ``NETWORKS``, ``name`` is what diffusers calls it."""
 
     network: str
     name: str
@@ -75,8 +79,14 @@ def spellings(layers: Mapping[str, Iterable[str]]) -> dict[str, Layer]:
     found = {
         written: Layer("unet", name) for name in unet for written in _unet_spellings(name, _stability_name(name, unet))
     }
+    has_two = "text_encoder_2" in layers
     for name in layers.get("text_encoder", ()):
-        found |= dict.fromkeys(_text_spellings(name), Layer("text_encoder", name))
+        kohya = ("lora_te_", "lora_te1_") if has_two else ("lora_te_",)
+        found |= dict.fromkeys(_text_spellings(name, ("", "text_encoder."), kohya), Layer("text_encoder", name))
+    for name in layers.get("text_encoder_2", ()):
+        found |= dict.fromkeys(
+            _text_spellings(name, ("text_encoder_2.",), ("lora_te2_",)), Layer("text_encoder_2", name)
+        )
     return found
 
 
@@ -99,13 +109,16 @@ def _unet_spellings(name: str, stability: str | None) -> Iterator[str]:
             yield "lora_unet_" + known.replace(".", "_")
 
 
-def _text_spellings(name: str) -> Iterator[str]:
+def _text_spellings(name: str, networks: Iterable[str], kohya: Iterable[str]) -> Iterator[str]:
     bare = name.removeprefix("text_model.")
     head, _, last = bare.rpartition(".")
     for dotted in {bare, f"{head}.{_TEXT_PROJECTIONS.get(last, last)}"}:
         for prefix in ("", "text_model."):
-            yield from (prefix + dotted, f"text_encoder.{prefix}{dotted}")
-    yield "lora_te_text_model_" + bare.replace(".", "_")
+            yield from (f"{network}{prefix}{dotted}" for network in networks)
+    underscored = bare.replace(".", "_")
+    # Only what lies within the transformer has the prefix of its class in kohya's names.
+    within = "" if bare == "text_projection" else "text_model_"
+    yield from (f"{network}{within}{underscored}" for network in kohya)
 
 
 def _stability_name(name: str, unet: tuple[str, ...]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.diffusion.layer_patterns import LayerPattern, layer_pattern
+from orchestrator.diffusion.lora_names import NETWORKS
 from orchestrator.errors import LoraIncompatible
 
 ADAPTER_METADATA: Final = "lora_adapter_metadata"
@@ -73,7 +74,7 @@ def metadata_of(metadata: Mapping[str, str]) -> dict[str, PeftScaling]:
     if not isinstance(config, dict):
         raise LoraIncompatible(f"{source} is no JSON object")
     found = {}
-    for network in ("unet", "text_encoder"):
+    for network in NETWORKS:
         own = {k.removeprefix(f"{network}."): v for k, v in config.items() if k.startswith(f"{network}.")}
         if own:
             found[network] = _scaling(own, source)

@@ -29,7 +29,7 @@ class BlockStrength:
 def strengths(lora: Lora) -> tuple[BlockStrength, ...]:
     """The blocks that the style changes, in the order the data takes through them."""
     squares: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for name, delta in lora.text_encoder.items():
+    for name, delta in (*lora.text_encoder.items(), *lora.text_encoder_2.items()):
         squares[TEXT_ENCODER][_kind(name)] += delta.norm() ** 2
     for name, delta in lora.unet.items():
         squares[_block(name)][_kind(name)] += delta.norm() ** 2
