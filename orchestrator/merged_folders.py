@@ -49,7 +49,7 @@ class MergedFolders:
 
     def size_bytes(self, name: str) -> int:
         """What the model's files hold, shared or not: about what a server needs to keep it loaded."""
-        return sum(path.stat().st_size for path in (self.repository / name).rglob("*") if path.is_file())
+        return sum(stat.st_size for stat in _files(self.repository / name))
 
     def write(self, base: str, name: str, layers: tuple[str, ...], change: Change) -> None:
         """``name`` as ``base`` with ``layers`` changed.
@@ -90,7 +90,7 @@ class MergedFolders:
             yield False
             return
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH)
+            _lock(handle, fcntl.LOCK_SH)
             here = _is_same(handle, file)
             if here:
                 _used_now(file)
@@ -109,7 +109,7 @@ class MergedFolders:
         free = True
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 free = False
             yield free
@@ -132,14 +132,21 @@ class MergedFolders:
             if sum(sizes.values()) <= self._limit_bytes:
                 return
             with self.taken(name) as free:
-                if free and name not in loaded:
-                    # Renamed first, so that no server meets half of it.
-                    grave = self.repository / name.partition("--")[0] / _DRAFTS / uuid4().hex
-                    grave.parent.mkdir(exist_ok=True)
-                    (self.repository / name).rename(grave)
-                    shutil.rmtree(grave, ignore_errors=True)
+                if free and name not in loaded and self._delete(name):
                     del sizes[name]
-                    LOG.info("merged model %s was deleted: STYLE_MERGED_DISK_MB is reached", name)
+
+    def _delete(self, name: str) -> bool:
+        grave = self.repository / name.partition("--")[0] / _DRAFTS / uuid4().hex
+        try:
+            grave.parent.mkdir(exist_ok=True)
+            # Renamed first, so that no server meets half of it.
+            (self.repository / name).rename(grave)
+        except OSError as error:
+            LOG.warning("merged model %s could not be deleted: %s", name, error.strerror)
+            return False
+        shutil.rmtree(grave, ignore_errors=True)
+        LOG.info("merged model %s was deleted: STYLE_MERGED_DISK_MB is reached", name)
+        return True
 
     def _place(self, draft: Path, name: str) -> None:
         """The finished folder to its place, unless another process was faster with the same."""
@@ -153,8 +160,7 @@ class MergedFolders:
                 raise ModelUnavailable(f"{target} lies there without {CONFIG_FILE}; delete it") from error
 
     def _own_bytes(self, name: str) -> int:
-        found = (path.stat() for path in (self.repository / name).rglob("*") if path.is_file())
-        return sum(stat.st_size for stat in found if stat.st_nlink == 1)
+        return sum(stat.st_size for stat in _files(self.repository / name) if stat.st_nlink == 1)
 
     def _drop_old_drafts(self) -> None:
         for draft in self.repository.glob(f"*/{_DRAFTS}/*"):
@@ -204,6 +210,23 @@ def _renamed(config: str, base: str, name: str) -> str:
     if count != 1:
         raise ModelUnavailable(f"{CONFIG_FILE} of {base} does not say its name; build the repository again")
     return f'{renamed}parameters {{ key: "revision" value {{ string_value: "{name}" }} }}\n'
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
+    """Of every file in the folder, which another process may be deleting."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield path.stat()
+
+
+def _lock(handle: int, how: int) -> None:
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise ModelUnavailable(f"MODEL_REPOSITORY lies where files cannot be locked: {error.strerror}") from error
 
 
 def _is_same(handle: int, file: Path) -> bool:

@@ -40,11 +40,13 @@ class ModelControl(Protocol):
 class MergedSettings:
     """``memory_bytes`` is for all merged models that the server holds; one alone may be larger.
 
-    A job waits ``wait_s`` for room when all of them are in use; then its attempt ends, and another follows.
+    A job waits ``wait_s`` for room when all of them are in use; then its attempt ends, and another follows. Once it has
+    waited ``fair_after_s``, jobs that come anew wait behind it, or a style in demand would never let go of its room.
     """
 
     memory_bytes: int = 8 << 30
     wait_s: float = 300.0
+    fair_after_s: float = 30.0
 
 
 Count = Callable[[str, str, float], None]
@@ -69,6 +71,7 @@ class MergedModels:
         self._count = count
         # One thread at a time writes, loads or makes room: models that load at once take each other's memory.
         self._changing = threading.Lock()
+        self._room_wanted_s: float | None = None
 
     @contextmanager
     def serving(self, network: str, styles: Sequence[AppliedStyle], unmixed: str | None = None) -> Iterator[str]:
@@ -81,6 +84,8 @@ class MergedModels:
             ModelUnavailable: it cannot be loaded, or there was no room for it in time.
         """
         name = merged_name(network, self._checkpoint.models[network], styles)
+        while self._is_somebody_starved():
+            time.sleep(LOOKS_EVERY_S)
         with ExitStack() as holding:
             while not holding.enter_context(self._folders.held(name)):
                 with self._changing:
@@ -94,7 +99,12 @@ class MergedModels:
 
     def load(self, name: str) -> bool:
         """Load a model that is held and was lost, to a restart or to another process; False where it was not lost."""
-        with self._changing:
+        # Whoever holds the lock may be waiting for this very model to be let go of.
+        while not self._changing.acquire(timeout=LOOKS_EVERY_S):
+            if self._control.is_ready(name):
+                return False
+        with ExitStack() as changing:
+            changing.callback(self._changing.release)
             if self._control.is_ready(name):
                 return False
             begun_s = time.monotonic()
@@ -132,21 +142,24 @@ class MergedModels:
 
     def _make_room(self, name: str) -> None:
         """Unload what was not used for longest until ``name`` fits; waits where everything is in use."""
-        needed_bytes = self._folders.size_bytes(name)
-        until_s = time.monotonic() + self._settings.wait_s
-        while True:
-            sizes = self._loaded_sizes()
-            excess_bytes = sum(sizes.values()) + needed_bytes - self._settings.memory_bytes
-            if excess_bytes <= 0 or not sizes:
-                return
-            if self._evict_one(sizes):
-                continue
-            if time.monotonic() > until_s:
-                raise ModelUnavailable(
-                    f"{len(sizes)} merged models are in use and fill STYLE_MERGED_MB; {name} found no room within "
-                    f"{self._settings.wait_s:g} s"
-                )
-            time.sleep(LOOKS_EVERY_S)
+        allowed_bytes = self._settings.memory_bytes - self._folders.size_bytes(name)
+        self._room_wanted_s = time.monotonic()
+        try:
+            while (sizes := self._loaded_sizes()) and sum(sizes.values()) > allowed_bytes:
+                if self._evict_one(sizes):
+                    continue
+                if time.monotonic() - self._room_wanted_s > self._settings.wait_s:
+                    raise ModelUnavailable(
+                        f"{len(sizes)} merged models are in use and fill STYLE_MERGED_MB; {name} found no room within "
+                        f"{self._settings.wait_s:g} s"
+                    )
+                time.sleep(LOOKS_EVERY_S)
+        finally:
+            self._room_wanted_s = None
+
+    def _is_somebody_starved(self) -> bool:
+        wanted_s = self._room_wanted_s
+        return wanted_s is not None and time.monotonic() - wanted_s > self._settings.fair_after_s
 
     def _loaded_sizes(self) -> Mapping[str, int]:
         return {name: self._folders.size_bytes(name) for name in self._control.loaded() if "--" in name}

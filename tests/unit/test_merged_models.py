@@ -212,6 +212,29 @@ def test_a_full_disk_is_no_fault_of_the_style_and_leaves_nothing(bench: Bench, m
     assert list((bench.repository / "unet" / ".merging").iterdir()) == []
 
 
+def test_a_repository_without_locks_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ModelUnavailable, match="files cannot be locked: No locks available"):
+        bench.use(applied_style())
+
+
+def test_a_merged_model_that_cannot_be_deleted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(write_models(tmp_path), disk_bytes=1, memory_bytes=1)
+    first, second = styles(2)
+    name = bench.use(first)
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(13, "Permission denied")
+
+    place = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: place(self, to) if "--" in to.name else refuse(self, to))
+    bench.use(second)
+    assert name in bench.merged_folders()
+
+
 def test_a_table_of_weights_that_lacks_a_layer_is_refused(bench: Bench) -> None:
     (bench.repository / "unet" / "weights.json").write_text('{"format": 1, "layers": {}}')
     with pytest.raises(ModelUnavailable, match=r"weights.json lacks or misstates .*attn"):
@@ -261,6 +284,34 @@ def test_a_model_under_a_running_job_is_not_evicted_and_the_next_job_waits_for_i
             job.close()
     assert ("unload", name) in bench.server.calls
     assert bench.server.calls[-1][0] == "load"
+
+
+def test_a_job_that_waits_for_a_model_being_loaded_does_not_keep_it_from_being_let_go(tmp_path: Path) -> None:
+    bench = Bench(write_models(tmp_path), memory_bytes=1)
+    bench.server.loading_s = 0.05
+    done: list[str] = []
+    jobs = [styles(3)[i % 3] for i in range(9)]
+    with in_threads(*[lambda job=job: done.append(bench.use(job)) for job in jobs]):  # type: ignore[misc]
+        pass
+    assert len(done) == len(jobs)
+
+
+def test_a_style_in_demand_lets_go_for_one_that_has_waited_long(tmp_path: Path) -> None:
+    bench = Bench(write_models(tmp_path), memory_bytes=1, fair_after_s=0.2)
+    first, second = styles(2)
+    bench.use(first)
+    stop = threading.Event()
+
+    def demanded() -> None:
+        while not stop.is_set():
+            with bench.shelf.serving("unet", [first]):
+                time.sleep(0.1)
+
+    with in_threads(demanded, lambda: (time.sleep(0.05), demanded())):
+        try:
+            assert "--" in bench.use(second)
+        finally:
+            stop.set()
 
 
 def test_a_job_that_finds_no_room_in_time_is_tried_again(tmp_path: Path) -> None:
