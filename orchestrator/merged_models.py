@@ -91,10 +91,8 @@ class MergedModels:
                 with self._changing:
                     if not self._folders.exists(name):
                         self._write(network, name, styles, unmixed)
-            if self._control.is_ready(name):
+            if self._control.is_ready(name) or not self.load(name):
                 self._tell("hit", name, time.monotonic())
-            else:
-                self.load(name)
             yield name
 
     def load(self, name: str) -> bool:

@@ -259,7 +259,7 @@ def test_everybody_who_waits_shares_one_merge_and_one_load(bench: Bench) -> None
     bench.server.loading_s = 0.2
     with in_threads(*[lambda: bench.use(applied_style())] * 5):
         pass
-    assert sorted(bench.did) == ["hit"] * bench.did.count("hit") + ["load", "merge"]
+    assert sorted(bench.did) == ["hit"] * 4 + ["load", "merge"]
     assert bench.server.calls == [("load", bench.heard[0][1])]
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 from small_checkpoint import write_repository
-from small_styles import CHANNELS, LAYERS, QUERY, kohya_style, numbers, peft_config, peft_style
+from small_styles import CHANNELS, LAYERS, LAYOUT, QUERY, kohya_style, numbers, peft_config, peft_style
 
 from orchestrator.__main__ import WRONG, main
 from orchestrator.diffusion.lora_strength import KINDS, BlockStrength
@@ -44,6 +44,25 @@ def test_a_folder_of_peft_is_inspected_with_its_configuration(
     (tmp_path / "adapter_config.json").write_bytes(peft_config())
     assert inspect(tmp_path, models) == 0
     assert "names of      peft" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rank", "told"), [(2, "mixed; the text encoder's part merged"), (9, "merged, since its rank")]
+)
+def test_the_page_says_how_a_style_is_applied(
+    rank: int, told: str, tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in models.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "models" / path.relative_to(models)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    described = json.loads((models / "remarque.json").read_text())
+    layout = {"rank": LAYOUT.rank, "layers": LAYOUT.layers}
+    (tmp_path / "models" / "remarque.json").write_text(json.dumps(described | {"style": layout}))
+    (tmp_path / "ink.safetensors").write_bytes(kohya_style(rank=rank))
+    assert inspect(tmp_path / "ink.safetensors", tmp_path / "models") == 0
+    assert f"applied       {told}" in capsys.readouterr().out
 
 
 def test_a_file_that_does_not_fit_gets_its_page_and_the_reason(
