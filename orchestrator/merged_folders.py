@@ -6,6 +6,7 @@ Processes may share a repository. A folder appears whole or not at all, and whoe
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -45,7 +46,7 @@ class MergedFolders:
         self._limit_bytes = limit_bytes
 
     def exists(self, name: str) -> bool:
-        return (self.repository / name / CONFIG_FILE).is_file()
+        return (self.repository / name / CONFIG_FILE).is_file() and not self._is_stale(name)
 
     def size_bytes(self, name: str) -> int:
         """What the model's files hold, shared or not: about what a server needs to keep it loaded."""
@@ -71,7 +72,7 @@ class MergedFolders:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(entry.data(changed))
             (draft / CONFIG_FILE).write_text(_renamed((folder / CONFIG_FILE).read_text("utf-8"), base, name), "utf-8")
-            (draft / MARK_FILE).write_text(json.dumps({"format": _FORMAT, "base": base}), "utf-8")
+            (draft / MARK_FILE).write_text(json.dumps({"format": _FORMAT, "base": self._built(base)}), "utf-8")
             self._place(draft, name)
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -82,7 +83,7 @@ class MergedFolders:
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:
-        """While this lasts nobody unloads or deletes ``name``; False where it is not there (any more)."""
+        """While this lasts nobody unloads or deletes ``name``; False where it is not there (any more), or stale."""
         file = self.repository / name / CONFIG_FILE
         try:
             handle = os.open(file, os.O_RDONLY)
@@ -91,7 +92,7 @@ class MergedFolders:
             return
         try:
             _lock(handle, fcntl.LOCK_SH)
-            here = _is_same(handle, file)
+            here = _is_same(handle, file) and not self._is_stale(name)
             if here:
                 _used_now(file)
             yield here
@@ -135,6 +136,19 @@ class MergedFolders:
                 if free and name not in loaded and self._delete(name):
                     del sizes[name]
 
+    def _built(self, base: str) -> str:
+        """Another text whenever the base model was built in another way: precision, inputs, how weights lie."""
+        files = (self.repository / base / file for file in (CONFIG_FILE, WEIGHTS_FILE))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+    def _is_stale(self, name: str) -> bool:
+        """Whether it was merged here, into a base model that has been built anew since."""
+        try:
+            mark = json.loads((self.repository / name / MARK_FILE).read_text("utf-8"))
+            return bool(mark["base"] != self._built(name.partition("--")[0]))
+        except FileNotFoundError:
+            return False
+
     def _delete(self, name: str) -> bool:
         grave = self.repository / name.partition("--")[0] / _DRAFTS / uuid4().hex
         try:
@@ -145,12 +159,14 @@ class MergedFolders:
             LOG.warning("merged model %s could not be deleted: %s", name, error.strerror)
             return False
         shutil.rmtree(grave, ignore_errors=True)
-        LOG.info("merged model %s was deleted: STYLE_MERGED_DISK_MB is reached", name)
+        LOG.info("merged model %s was deleted", name)
         return True
 
     def _place(self, draft: Path, name: str) -> None:
         """The finished folder to its place, unless another process was faster with the same."""
         target = self.repository / name
+        if self._is_stale(name):
+            self._delete(name)
         try:
             draft.rename(target)
         except OSError as error:

@@ -1,6 +1,7 @@
 """The shelf of merged models: what it writes, what it loads, what it lets go of and what it never does."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -367,6 +368,16 @@ def test_a_model_that_was_deleted_is_written_again(tmp_path: Path) -> None:
         bench.use(one)
     assert name not in bench.merged_folders()
     assert bench.use(first) == name
+
+
+def test_a_model_merged_into_a_base_that_was_built_anew_is_written_again(bench: Bench) -> None:
+    name = bench.use(applied_style())
+    shutil.rmtree(bench.repository / "unet")
+    shutil.rmtree(bench.repository / "text_encoder")
+    write_models(bench.repository, "float16")
+    assert bench.use(applied_style()) == name
+    assert bench.did == ["merge", "load", "merge", "hit"]
+    assert (bench.repository / name / "1/weights" / f"{QUERY}.weight").stat().st_size == 8 * 8 * 2
 
 
 def test_folders_that_were_built_offline_are_never_deleted(tmp_path: Path) -> None:
