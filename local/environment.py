@@ -79,7 +79,8 @@ class Environment:
 
     @property
     def stub(self) -> Path:
-        return self.state / "stub"
+        """``REMARQUE_STUB``, an environment that was brought along (a GPU's, with torch in it), or our own."""
+        return Path(os.environ.get("REMARQUE_STUB") or self.state / "stub")
 
 
 def state_folder() -> Path:
@@ -95,7 +96,8 @@ def prepare(state: Path | None = None) -> Environment:
         environment.state.mkdir(parents=True, exist_ok=True)
         with _locked(environment.state / "environment.lock"):
             python = _python(environment.state)
-            _ensure(environment.stub, (*STUB_REQUIREMENTS, repr(python)), lambda: _build_stub(environment, python))
+            if not os.environ.get("REMARQUE_STUB"):
+                _ensure(environment.stub, (*STUB_REQUIREMENTS, repr(python)), lambda: _build_stub(environment, python))
             wanted = (TRITON_WHEEL, python.version, python.libpython)
             _ensure(environment.state / "triton", wanted, lambda: _build_server(environment, python))
     except OSError as error:

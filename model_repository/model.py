@@ -4,7 +4,8 @@ The dynamic batcher hands several requests to one ``execute``. Their rows are jo
 and split again, so that jobs share the work of a step. Requests of different sizes are joined per size. A request that
 cannot be served is answered with its own error and never fails its neighbours.
 
-Parameters in ``config.pbtxt``: ``runtime`` (``auto``, ``openvino-bf16``, ``openvino-f32`` or ``onnxruntime-f32``),
+Parameters in ``config.pbtxt``: ``runtime`` (``auto``, ``openvino-bf16``, ``openvino-f32``, ``onnxruntime-f32`` or
+``module:NAME``, an importable module with a ``load`` like the one below),
 ``graph`` (a file in the version folder), ``threads`` (0 or absent: every core this process may use), ``check_output``
 (comma-separated outputs of the graph that must be finite; they need not be declared to clients). The environment of the
 server may overrule the first and the third with ``REMARQUE_RUNTIME`` and ``REMARQUE_THREADS``.
@@ -12,6 +13,7 @@ server may overrule the first and the third with ``REMARQUE_RUNTIME`` and ``REMA
 This file is copied into the version folders and runs alone there, in an environment with numpy 1.26.
 """
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +145,11 @@ def load(runtime: str, graph: Path, threads: int, outputs: Sequence[str]) -> Net
     if not graph.is_file():
         raise Unfit(f"{graph} does not exist; build the model repository again")
     library, _, precision = runtime.partition("-")
-    if runtime == "onnxruntime-f32":
+    if runtime.startswith("module:"):
+        # Brought along, such as torch on a GPU: a module of the stub's environment with a ``load`` of its own.
+        network = importlib.import_module(runtime.removeprefix("module:")).load(graph, threads, outputs)
+        precision = "what it chose"
+    elif runtime == "onnxruntime-f32":
         network = _onnxruntime(graph, threads, outputs)
     elif runtime == "auto" or (library == "openvino" and precision in ("bf16", "f32")):
         network, precision = _openvino(graph, threads, outputs, precision)
