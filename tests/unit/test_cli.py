@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_checkpoint import FormulaModels, small_checkpoint, write_repository
+from small_styles import kohya_style
 
 from orchestrator import generate
 from orchestrator.__main__ import COMMANDS, main
@@ -20,6 +21,7 @@ from orchestrator.errors import InvalidInput, ModelUnavailable, StorageError
 from orchestrator.finishing import Finishing
 from orchestrator.generate import AT_ONCE, INTERRUPTED, Generation
 from orchestrator.imaging.signing_key import development_key
+from orchestrator.job import StyleRef
 from orchestrator.orders import Order, add_arguments, job_from, orders_from
 from orchestrator.pipeline import Finished, Pipeline, PipelineStep
 from orchestrator.plan import Plan
@@ -106,6 +108,35 @@ def test_options_overrule_the_message(tmp_path: Path):
     path = message(tmp_path / "m.json")
     (order,) = ordered("a house", "--message", str(path), "--seed", "0", "--size", "256x256", "--generation-id", "9")
     assert (order.plan.prompt, order.plan.seed, order.plan.width_px, order.job.generation_id) == ("a house", 0, 256, 9)
+
+
+def test_styles_are_named_on_the_command_line_with_their_weights():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    job = job_from(parser.parse_args(["a boat", "--style", "ink", "--style", "gs://b/night.safetensors=-0.6"]))
+    assert job.styles == (
+        StyleRef(path=str(Path("ink").resolve())),
+        StyleRef(path="gs://b/night.safetensors", weight=-0.6),
+    )
+
+
+def test_a_style_whose_weight_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        ordered("a boat", "--style", "ink=much")
+    assert "'ink=much' ends in no weight; write PATH or PATH=0.8" in capsys.readouterr().err
+
+
+def test_a_style_outside_the_working_directory_may_be_named_by_whoever_runs_the_command(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("INFERENCE_MODE", "mock")
+    monkeypatch.setenv("MOCK_SECONDS", "0")
+    monkeypatch.setenv("DEVELOPMENT_KEY_FOLDER", str(tmp_path_factory.mktemp("key") / "key"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "ink.safetensors"
+    elsewhere.write_bytes(kohya_style())
+    words = ["a boat", "--seed", "1", "--out", "boat.png", "--style", str(elsewhere), *SMALL]
+    assert main(["generate", *words]) == 0
+    assert b"ink@" in Path("boat.png").read_bytes()
 
 
 def test_several_pictures_get_seeds_in_a_row_and_names_with_them():
