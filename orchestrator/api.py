@@ -86,11 +86,11 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
         account = endpoint.authorize(request.headers)
         body = await _body(request, endpoint.limit_bytes)
         if isinstance(body, Answer):
-            return _sent(body)
+            return _sent(body.plus(_hanging_up(endpoint, request)))
         call = Call(headers=request.headers, parameters=request.path_params, body=body, account=account)
         return await _settled(await run_in_threadpool(endpoint.handle, call))
     except RemarqueError as error:
-        return _sent(refusal(problem_of(error)))
+        return _sent(refusal(problem_of(error)).plus(_hanging_up(endpoint, request)))
     except ClientDisconnect:
         raise
     except Exception:
@@ -120,6 +120,13 @@ async def _body(request: Request, limit_bytes: int) -> bytes | Answer:
     except TimeoutError:
         return _refused(408, "Body too slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", "timeout")
     return bytes(held)
+
+
+def _hanging_up(endpoint: Endpoint, request: Request) -> dict[str, str]:
+    """Ends the connection where more of a body may follow than anybody wants to read."""
+    stated = request.headers.get("content-length", "0")
+    short = "transfer-encoding" not in request.headers and stated.isdigit() and int(stated) <= endpoint.limit_bytes
+    return {} if short else {"Connection": "close"}
 
 
 async def _settled(outcome: Outcome) -> Response:

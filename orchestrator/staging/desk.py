@@ -143,11 +143,12 @@ class Desk:
         for job in waiting:
             self._end(job, Interrupted("the service stops; send the request again"))
         until_s = self._clock() + grace_s
-        for thread in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, until_s - self._clock()))
         for job in self.under_way():
             job.interrupt()
-        for thread in self._threads:
+        for thread in started:
             thread.join(UNWIND_S)
 
     def _require_place(self, tier: Tier) -> None:

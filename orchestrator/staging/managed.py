@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,9 @@ RESERVE_S: Final = 2.0
 MOST_LOST_LOOKS: Final = 5
 REMEMBERED: Final = 1000
 MOST_LARGER: Final = 64
+PAUSES_S: Final = (0.1, 0.3)
 SLOWER: Final = 1.5
+T = TypeVar("T")
 OUTPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 
@@ -88,7 +90,8 @@ class ManagedProvider:
         run = self._run_of(task.key)
         limit_s = min(self._settings.timeout_s, watch.left_s() - RESERVE_S)
         if run.prediction_id is None:
-            run.prediction_id = self._created(task, f"{task.key}-{run.ended}", limit_s).id
+            key = f"{task.key}-{run.ended}"
+            run.prediction_id = _persistently(lambda: self._created(task, key, limit_s), watch).id
         try:
             prediction = self._followed(run.prediction_id, watch, limit_s)
         except (Cancelled, DeadlineExceeded):
@@ -96,7 +99,7 @@ class ManagedProvider:
                 self._predictions.cancel(run.prediction_id)
             run.end()
             raise
-        data = self._fetched(prediction, run, watch.left_s() - RESERVE_S)
+        data = _persistently(lambda: self._fetched(prediction, run, watch.left_s() - RESERVE_S), watch)
         try:
             pixels, resized = _decoded(data, task.picture)
         except GenerationFailed:
@@ -181,6 +184,18 @@ class ManagedProvider:
             _refuse(prediction)
         url = prediction.output_urls[-1]
         return _inline(url) if url.startswith("data:") else self._predictions.fetch(url, deadline_s=deadline_s)
+
+
+def _persistently(call: Callable[[], T], watch: Watch) -> T:
+    """The call's result, made up to three times where the way to the provider fails; each is safe to repeat."""
+    for pause_s in PAUSES_S:
+        try:
+            return call()
+        except (ModelUnavailable, DeadlineExceeded) as error:
+            if not error.retryable or watch.left_s() <= RESERVE_S + pause_s:
+                raise
+            watch.wait(pause_s)
+    return call()
 
 
 def _refuse(prediction: Prediction) -> NoReturn:

@@ -127,7 +127,12 @@ def _text() -> dict[str, Any]:
 
 
 def _events() -> dict[str, Any]:
-    return {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    texts = {"type": "string"}
+    event = {"type": "object", "required": ["data"], "properties": {"data": texts, "event": texts, "id": texts}}
+    return {
+        "description": "One per change; the data is a StagingStatus",
+        "content": {"text/event-stream": {"schema": event}},
+    }
 
 
 def _image_id_parameter() -> dict[str, Any]:
@@ -136,7 +141,7 @@ def _image_id_parameter() -> dict[str, Any]:
 
 
 def _request() -> dict[str, Any]:
-    key = {"maxLength": MAX_KEY_CHARACTERS, "pattern": r"^(?!/)(?!.*://)\S[^\x00]*$"}
+    key = {"maxLength": MAX_KEY_CHARACTERS, "pattern": r"^(?!/)(?![\s\S]*://)\S[^\x00]*$"}
     plain = {"type": "string", "pattern": _PLAIN}
     return {
         "type": "object",

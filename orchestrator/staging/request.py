@@ -116,6 +116,8 @@ def _refuse_constant(name: str) -> None:
 def _image_id(value: object) -> str:
     if value is None or value == "":
         raise InvalidInput("image_id is missing; a string is expected")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of number
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
         return str(value)  # backends with numeric keys send them bare
     if not isinstance(value, str):

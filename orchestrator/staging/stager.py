@@ -25,6 +25,9 @@ from orchestrator.staging.policy import Rule, check_original, check_wording
 from orchestrator.staging.prompts import PromptTable, Wording
 from orchestrator.staging.provider import StagedPicture, Task
 
+# The same for what is not there and for what is somebody else's: nobody can look around by asking.
+_NO_OBJECT = "names no object that this token may read"
+
 
 class Listen(Protocol):
     """Hears how long each part of a job took, and what a picture cost."""
@@ -120,12 +123,12 @@ class Stager:
         try:
             address = allowed.admit(parse_address(self._parts.root).child(key))
         except InvalidInput:
-            raise InvalidInput(f"{field_name} is no key that this token may read") from None
+            raise NotFound(f"{field_name} {_NO_OBJECT}") from None
         try:
             reader = replace(self._parts.originals, allowed=allowed)
             return reader.read(address.uri(), limit_bytes=self._parts.limits.max_bytes)
         except ObjectNotFound:
-            raise NotFound(f"{field_name} names no object in the store") from None
+            raise NotFound(f"{field_name} {_NO_OBJECT}") from None
         except InvalidInput:
             raise InvalidInput(f"{field_name} is over {self._parts.limits.max_bytes} bytes") from None
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from orchestrator.errors import InvalidInput, ObjectNotFound, RemarqueError
 from orchestrator.staging.ledger import DOCUMENT_LIMIT_BYTES, PRIVATE_CACHE_CONTROL, Store
+from orchestrator.staging.request import read_object
 from orchestrator.staging.routing import Mode, Routing, read_routing
 
 KEY: Final = "staging-routing.json"
@@ -53,11 +54,11 @@ class Switch:
         """Take over what another replica was told; a document that cannot be read or served changes nothing."""
         with self._lock:
             try:
-                values = json.loads(self._store.read(self._uri, limit_bytes=DOCUMENT_LIMIT_BYTES))
+                values = read_object(self._store.read(self._uri, limit_bytes=DOCUMENT_LIMIT_BYTES))
                 self._apply(self._checked(read_routing(values, self._configured)))
             except ObjectNotFound:
                 self._apply(self._configured)
-            except (RemarqueError, ValueError, TypeError) as error:
+            except RemarqueError as error:
                 LOG.warning("the routing stays as it is: %s", error)
 
     def _checked(self, routing: Routing) -> Routing:
