@@ -84,6 +84,11 @@ class Bench:
         return {path.name for path in self.repository.iterdir() if "--" in path.name}
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.merged_models.LOOKS_EVERY_S", 0.005)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(write_models(tmp_path))
@@ -257,7 +262,7 @@ def test_a_model_is_written_and_loaded_once(bench: Bench) -> None:
 
 
 def test_everybody_who_waits_shares_one_merge_and_one_load(bench: Bench) -> None:
-    bench.server.loading_s = 0.2
+    bench.server.loading_s = 0.05
     with in_threads(*[lambda: bench.use(applied_style())] * 5):
         pass
     assert sorted(bench.did) == ["hit"] * 4 + ["load", "merge"]
@@ -280,7 +285,7 @@ def test_a_model_under_a_running_job_is_not_evicted_and_the_next_job_waits_for_i
     with ExitStack() as job:
         name = job.enter_context(bench.shelf.serving("unet", [first]))
         with in_threads(lambda: bench.use(second)):
-            time.sleep(0.3)
+            time.sleep(0.05)
             assert name in bench.server.names
             job.close()
     assert ("unload", name) in bench.server.calls
@@ -289,7 +294,7 @@ def test_a_model_under_a_running_job_is_not_evicted_and_the_next_job_waits_for_i
 
 def test_a_job_that_waits_for_a_model_being_loaded_does_not_keep_it_from_being_let_go(tmp_path: Path) -> None:
     bench = Bench(write_models(tmp_path), memory_bytes=1)
-    bench.server.loading_s = 0.05
+    bench.server.loading_s = 0.01
     done: list[str] = []
     jobs = [styles(3)[i % 3] for i in range(9)]
     with in_threads(*[lambda job=job: done.append(bench.use(job)) for job in jobs]):  # type: ignore[misc]
@@ -298,7 +303,7 @@ def test_a_job_that_waits_for_a_model_being_loaded_does_not_keep_it_from_being_l
 
 
 def test_a_style_in_demand_lets_go_for_one_that_has_waited_long(tmp_path: Path) -> None:
-    bench = Bench(write_models(tmp_path), memory_bytes=1, fair_after_s=0.2)
+    bench = Bench(write_models(tmp_path), memory_bytes=1, fair_after_s=0.05)
     first, second = styles(2)
     bench.use(first)
     stop = threading.Event()
@@ -306,9 +311,9 @@ def test_a_style_in_demand_lets_go_for_one_that_has_waited_long(tmp_path: Path) 
     def demanded() -> None:
         while not stop.is_set():
             with bench.shelf.serving("unet", [first]):
-                time.sleep(0.1)
+                time.sleep(0.02)
 
-    with in_threads(demanded, lambda: (time.sleep(0.05), demanded())):
+    with in_threads(demanded, lambda: (time.sleep(0.01), demanded())):
         try:
             assert "--" in bench.use(second)
         finally:
@@ -316,14 +321,14 @@ def test_a_style_in_demand_lets_go_for_one_that_has_waited_long(tmp_path: Path) 
 
 
 def test_a_job_that_finds_no_room_in_time_is_tried_again(tmp_path: Path) -> None:
-    bench = Bench(write_models(tmp_path), memory_bytes=1, wait_s=0.2)
+    bench = Bench(write_models(tmp_path), memory_bytes=1, wait_s=0.05)
     first, second = styles(2)
-    with bench.shelf.serving("unet", [first]), pytest.raises(ModelUnavailable, match="found no room within 0.2 s"):
+    with bench.shelf.serving("unet", [first]), pytest.raises(ModelUnavailable, match="found no room within 0.05 s"):
         bench.use(second)
 
 
 def test_another_process_does_not_evict_what_runs_here(tmp_path: Path) -> None:
-    bench = Bench(write_models(tmp_path), memory_bytes=1, wait_s=0.2)
+    bench = Bench(write_models(tmp_path), memory_bytes=1, wait_s=0.05)
     first, second = styles(2)
     with bench.shelf.serving("unet", [first]) as name:
         bench.shelf = bench.another()
