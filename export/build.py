@@ -21,6 +21,7 @@ from export.progress import Progress
 from export.repository import check_space, publish, staging
 from export.session import Session
 from export.styles import StyleFile
+from export.tuning import Tuned, read_tuning
 
 _PYTHON_MODEL: Final = Path(__file__).resolve().parents[1] / "model_repository" / "model.py"
 _BYTES: Final = {specs.Precision.FP32: 4, specs.Precision.FP16: 2, specs.Precision.BF16: 2}
@@ -130,7 +131,8 @@ def build_model(
     if request.serving.device is specs.Device.CPU:
         shutil.copyfile(_PYTHON_MODEL, version / _PYTHON_MODEL.name)
     config = render(replace(graph, name=version.parent.name), request.serving, precision)
-    (version.parent / CONFIG_FILE).write_text(config, "utf-8")
+    tuned = read_tuning(request.out).get(graph.name, Tuned())
+    (version.parent / CONFIG_FILE).write_text(tuned.applied(config), "utf-8")
 
 
 def _apart(request: Request, graph: specs.Graph) -> frozenset[str]:

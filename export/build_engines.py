@@ -18,6 +18,9 @@ comparison is left out, and the build says so.
 
 With --style the repository at --out must exist, and only models with those styles merged in are added to it.
 
+With --tune nothing is built: the repository at --out is measured on this machine, and how it is served best is written
+into it (--tune --help says more).
+
 The repository appears as a whole or not at all: it is built in a folder beside --out and moved there at the end.
 Exit codes: 0 built; 1 a graph does not agree with torch; 2 the input or this machine is at fault, said in a sentence;
 130 interrupted.
@@ -33,6 +36,7 @@ if __package__ in (None, ""):
     # Called as a script, Python puts this file's folder in front of the checkout's.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from export import tune
 from export.build import Request, build
 from export.build_styles import build_styles
 from export.checkpoint import open_checkpoint
@@ -45,7 +49,10 @@ from export.styles import open_style
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if "--tune" in words:
+        return tune.main([word for word in words if word != "--tune"])
+    options = _parser().parse_args(words)
     try:
         request = _request(options)
         if request.styles:
