@@ -14,7 +14,7 @@ from typing import Protocol
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.diffusion.deltas import Array, merged
-from orchestrator.errors import LoraIncompatible, ModelUnavailable
+from orchestrator.errors import DeadlineExceeded, LoraIncompatible, ModelUnavailable
 from orchestrator.merged_folders import MergedFolders
 from orchestrator.style_ways import AppliedStyle, merged_name
 
@@ -91,7 +91,7 @@ class MergedModels:
                 with self._changing:
                     if not self._folders.exists(name):
                         self._write(network, name, styles, unmixed)
-            if self._control.is_ready(name) or not self.load(name):
+            if self._is_ready(name) or not self.load(name):
                 self._tell("hit", name, time.monotonic())
             yield name
 
@@ -99,11 +99,11 @@ class MergedModels:
         """Load a model that is held and was lost, to a restart or to another process; False where it was not lost."""
         # Whoever holds the lock may be waiting for this very model to be let go of.
         while not self._changing.acquire(timeout=LOOKS_EVERY_S):
-            if self._control.is_ready(name):
+            if self._is_ready(name):
                 return False
         with ExitStack() as changing:
             changing.callback(self._changing.release)
-            if self._control.is_ready(name):
+            if self._is_ready(name):
                 return False
             begun_s = time.monotonic()
             self._make_room(name)
@@ -154,6 +154,13 @@ class MergedModels:
                 time.sleep(LOOKS_EVERY_S)
         finally:
             self._room_wanted_s = None
+
+    def _is_ready(self, name: str) -> bool:
+        """A server that is loading may be slow to say; to load what it has loaded costs nothing."""
+        try:
+            return self._control.is_ready(name)
+        except DeadlineExceeded:
+            return False
 
     def _is_somebody_starved(self) -> bool:
         wanted_s = self._room_wanted_s

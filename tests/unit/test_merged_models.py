@@ -14,7 +14,7 @@ from small_repository import base_weight, read_weight, write_models
 from small_styles import MODELS, QUERY, STYLED, applied_style
 
 from orchestrator.diffusion.deltas import merged
-from orchestrator.errors import LoraIncompatible, ModelUnavailable
+from orchestrator.errors import DeadlineExceeded, LoraIncompatible, ModelUnavailable
 from orchestrator.merged_folders import MergedFolders
 from orchestrator.merged_models import MergedModels, MergedSettings
 from orchestrator.style_ways import AppliedStyle, merged_name
@@ -347,6 +347,17 @@ def test_after_a_restart_of_the_server_the_model_is_loaded_again(bench: Bench) -
     name = bench.use(applied_style())
     bench.server.names = ["unet", "text_encoder"]
     assert bench.use(applied_style()) == name
+    assert bench.did == ["merge", "load", "load"]
+
+
+def test_a_server_that_is_slow_to_say_what_it_has_is_asked_to_load(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(model: str) -> bool:
+        raise DeadlineExceeded("took longer than 2 s")
+
+    monkeypatch.setattr(bench.server, "is_ready", slow)
+    assert bench.use(applied_style()) == bench.use(applied_style())
     assert bench.did == ["merge", "load", "load"]
 
 
