@@ -20,7 +20,7 @@ demo: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## From a message
 triton: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## Triton with the demo checkpoint, until Ctrl-C
 	@$(BIN)/python -m local.triton --models $(STATE)/models
 
-test: $(VENV)/.test $(STATE)/.services  ## Lint, types and every test
+test: $(VENV)/.test $(STATE)/.services $(STATE)/.promtool  ## Lint, types and every test
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 
@@ -68,6 +68,9 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 
 $(STATE)/.services: local/environment.py | $(BIN)/python
 	@$(BIN)/python -m local.environment && touch $@
+
+$(STATE)/.promtool: local/promtool.py | $(BIN)/python
+	@$(BIN)/python -m local.promtool && touch $@
 
 $(STATE)/models/.built: $(VENV)/.demo $(shell find demo/checkpoint demo/graphs export model_repository/model.py -type f -not -name '*.pyc' 2>/dev/null)
 	@$(BIN)/python export/build_engines.py --checkpoint demo/checkpoint --runtime onnx --out $(STATE)/models && touch $@

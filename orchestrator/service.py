@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.api import HttpServer, build_app
 from orchestrator.app import build_buckets, build_shelf, build_signing_key, build_studio
@@ -13,8 +14,10 @@ from orchestrator.clients.storage import Storage
 from orchestrator.clients.webhook import Patience, WebhookSender
 from orchestrator.conclusion import Conclusion
 from orchestrator.config import Settings
+from orchestrator.denoising import Emit
 from orchestrator.endpoints import Server
 from orchestrator.errors import ConfigError, RemarqueError
+from orchestrator.job import Event
 from orchestrator.ledger import Ledger
 from orchestrator.outbox import CALL_ENDS_WITHIN_S, Outbox
 from orchestrator.runner import Runner, RunnerSettings
@@ -24,6 +27,10 @@ from orchestrator.worker import Worker, WorkerSettings
 # A milestone may delay its job's outcome by this much at the very most.
 PROGRESS_PATIENCE = Patience(connect_s=2.0, read_s=3.0, total_s=5.0)
 OUTBOX_PATIENCE_S = 5.0
+
+if TYPE_CHECKING:  # loaded only where a collector is named
+    from orchestrator.tracing import Tracing
+
 LOG = logging.getLogger(__name__)
 
 
@@ -42,13 +49,14 @@ def build_storage(settings: Settings) -> Storage:
 @contextmanager
 def running_service(settings: Settings) -> Iterator[Worker]:
     """A worker that is ready to :meth:`~Worker.run`, with everything around it started; ended on leaving."""
-    telemetry = Telemetry()
+    telemetry, tracing = Telemetry(), build_tracing(settings)
+    listen = telemetry if tracing is None else _each(telemetry, tracing)
     studio, storage = build_studio(settings, telemetry.merged), build_storage(settings)
     ledger = Ledger(storage, _required("RESULT_STORE", settings.store.results))
     broker = build_broker(settings)
     patient = WebhookSender(settings.webhooks)
     brisk = WebhookSender(settings.webhooks, patience=PROGRESS_PATIENCE)
-    outbox = Outbox(broker, patient, brisk, count=telemetry.webhook)
+    outbox = Outbox(broker, patient, brisk, count=telemetry.webhook, trace=None if tracing is None else tracing.webhook)
     painting = RunnerSettings(
         checkpoint_every_s=settings.service.checkpoint_every_s,
         signing_key=build_signing_key(settings),
@@ -60,16 +68,19 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         broker,
         Runner(studio.painter, ledger, storage.inputs, styles, painting),
         ledger,
-        Conclusion(broker, ledger, outbox, max_attempts=settings.queue.max_attempts, listen=telemetry),
+        Conclusion(broker, ledger, outbox, max_attempts=settings.queue.max_attempts, listen=listen),
         settings=_worker_settings(settings),
-        listen=telemetry,
+        listen=listen,
         send_progress=outbox.send_progress,
     )
+    telemetry.watch_waiting(lambda: worker.waiting)
     readiness = Readiness(broker, storage, studio.models, worker)
     server = HttpServer(
         build_app(readiness.not_ready, telemetry.page), settings.service.http_host, settings.service.http_port
     )
     with ExitStack() as ending:
+        if tracing is not None:
+            ending.callback(tracing.close)
         server.start()
         ending.callback(server.stop)
         broker.start()
@@ -78,6 +89,27 @@ def running_service(settings: Settings) -> Iterator[Worker]:
         ending.callback(outbox.stop, OUTBOX_PATIENCE_S)
         LOG.info("serving %s on %s", "mock pictures" if studio.mock else studio.painter.checkpoint.name, server.url)
         yield worker
+
+
+def build_tracing(settings: Settings) -> "Tracing | None":
+    """What records spans, where settings name a collector for them."""
+    if settings.service.traces_url is None:
+        return None
+    try:
+        from orchestrator.tracing import Tracing
+    except ImportError as error:
+        raise ConfigError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed; pip install 'remarque[traces]'"
+        ) from error
+    return Tracing.to_collector(settings.service.traces_url)
+
+
+def _each(*listeners: Emit) -> Emit:
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen
 
 
 @dataclass(frozen=True, slots=True)
