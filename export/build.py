@@ -65,8 +65,8 @@ class Request:
 
     def weights_bytes(self, graph: specs.Graph) -> int:
         """Size of a graph's weights at the precision it gets; a VAE's two graphs hold about half each."""
-        elements = self.checkpoint.weights(graph.component).elements
-        share = sum(other.component == graph.component for other in self.graphs)
+        elements = sum(self.checkpoint.weights(component).elements for component in graph.components)
+        share = 2 if graph.component == "vae" else 1
         return elements * _BYTES[specs.precision_of(graph, self.precision)] // share
 
 
@@ -111,7 +111,7 @@ def build_model(
     size_bytes = request.weights_bytes(graph)
     model = _graph(request, graph, precision, progress)
     with progress.stage(f"{graph.name}: weights", cost_s("weights", size_bytes)) as stage:
-        weights = {**request.checkpoint.weights(graph.component), **changed}
+        weights = {**request.checkpoint.weights_of(graph), **changed}
         parts = bind(model, weights, path, stage.advance, _apart(request, graph))
     _verify(request, graph, path, progress, changed)
     if request.has_engines:

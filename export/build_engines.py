@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     serving, precision = _serving(options)
-    checkpoint = open_checkpoint(options.checkpoint)
+    checkpoint = open_checkpoint(options.checkpoint, dict(options.controlnet))
     return Request(
         checkpoint=checkpoint,
         name=options.name or checkpoint.name,
@@ -106,6 +106,13 @@ def _serving(options: argparse.Namespace) -> tuple[Serving, Precision]:
     if device is Device.GPU and (options.local_runtime or options.threads):
         raise ExportError("--local-runtime and --threads are for a CPU; on a GPU Triton's own backends run the graphs")
     return Serving(runtime, device, options.local_runtime or LOCAL_RUNTIMES[0], options.threads), precision
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, given, folder = text.partition("=")
+    if not (name and given and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=FOLDER")
+    return name, Path(folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="PATH[=WEIGHT]",
         help="add models with this style merged in to the repository at --out; several are merged together",
+    )
+    add(
+        "--controlnet",
+        action="append",
+        default=[],
+        type=_named_folder,
+        metavar="NAME=FOLDER",
+        help="a ControlNet to be fused with the UNet, under the name that jobs use (depth=FOLDER); may repeat",
     )
     add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")
     add(

@@ -1,33 +1,49 @@
-"""A diffusers-layout SD 1.x checkpoint: a folder, or a hub id that is downloaded once. Needs no torch, no diffusers."""
+"""An SD 1.x or SDXL checkpoint in diffusers layout: a folder, or a hub id. Needs no torch, no diffusers."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from numpy.typing import NDArray
+
 from export.config_defaults import complete, shape_key
 from export.errors import ExportError
-from export.specs import Architecture, Projection
-from export.weights import Weights
+from export.specs import FAMILIES, Architecture, Graph, Projection, TextEncoder, control_component
+from export.weights import Joined, Weights
 
-PIPELINES: Final = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-CLASSES: Final[Mapping[str, str]] = {
-    "text_encoder": "CLIPTextModel",
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
+PIPELINES: Final[Mapping[str, str]] = {
+    "StableDiffusionPipeline": "sd1",
+    "StableDiffusionImg2ImgPipeline": "sd1",
+    "StableDiffusionXLPipeline": "sdxl",
 }
-COMPONENTS: Final = tuple(CLASSES)
+"""The family of each kind of pipeline that is served."""
+COMPONENTS: Final = ("text_encoder", "unet", "vae")
+CLASSES: Final[Mapping[str, Mapping[str, str]]] = {
+    "sd1": {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    "sdxl": {
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    },
+}
 _FILES: Final = ("diffusion_pytorch_model", "model")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """A checkpoint may carry its name as ``_name_or_path``; one that was a path says nothing to others."""
 _ATTENTION: Final = re.compile(r"(.+\.attn[12]\.to_(?:q|k|v|out\.0))\.weight")
-# Inputs beyond (sample, timestep, text): a checkpoint that sets one of these is another kind of network.
-_UNSERVED_UNET_KEYS: Final = ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "time_cond_proj_dim")
+# What the UNet is told besides (sample, timestep, text): a checkpoint that sets another is another kind of network.
+_ADDED: Final[Mapping[str, str | None]] = {"sd1": None, "sdxl": "text_time"}
+_PLAIN: Final = {"sd1": "a plain SD 1.x UNet", "sdxl": "SDXL's base UNet"}
+_UNSERVED_UNET_KEYS: Final = ("class_embed_type", "encoder_hid_dim", "time_cond_proj_dim")
+_CONTROL_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
+# A ControlNet is half a copy of the UNet that it belongs to.
+_SHARED_WITH_UNET: Final = ("cross_attention_dim", "block_out_channels", "addition_embed_type")
 _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
@@ -43,33 +59,65 @@ class Checkpoint:
     folder: Path
     name: str
     configs: Mapping[str, Mapping[str, Any]]
-    """Of text_encoder, unet, vae and scheduler; what the networks' own are silent about is filled in."""
+    """Of every network, the scheduler and the pipeline; what the networks' own are silent about is filled in."""
+    family: str = "sd1"
+    controlnets: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the ControlNets to be fused with the UNet, by the name that jobs use."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Every network: those of the checkpoint, then the ControlNets."""
+        return (*CLASSES[self.family], *map(control_component, self.controlnets))
+
+    def folder_of(self, component: str) -> Path:
+        """Where a network's config and weights lie."""
+        controlnets = {control_component(name): folder for name, folder in self.controlnets.items()}
+        return controlnets.get(component, self.folder / component)
 
     def weights(self, component: str) -> Weights:
         """Tensors of one component under the names that today's diffusers and transformers give them."""
-        return _open_weights(self.folder / component)
+        return _open_weights(self.folder_of(component))
+
+    def weights_of(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
+        """All tensors that a graph holds; those of fused ControlNets have their component's name and a dot in front."""
+        if not graph.controls:
+            return self.weights(graph.component)
+        return Joined(
+            {"": self.weights(graph.component), **{f"{name}.": self.weights(name) for name in graph.controls}}
+        )
 
     def digest(self, component: str) -> str:
         """What ``Weights.digest`` says of one component."""
-        return _digest(self.folder / component)
+        return _digest(self.folder_of(component))
+
+    def digest_of(self, graph: Graph) -> str:
+        """What a graph's weights are called: its component's digest, or one of all its components' together."""
+        return self.digest(graph.component) if not graph.controls else self._digest_together(graph.components)
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 over the lines ``component digest``, components sorted: one name for all weights together."""
-        lines = "".join(f"{component} {self.digest(component)}\n" for component in sorted(COMPONENTS))
+        """One name for all weights together."""
+        return self._digest_together(self.components)
+
+    def _digest_together(self, components: Iterable[str]) -> str:
+        """SHA-256 over the lines ``component digest``, components sorted."""
+        lines = "".join(f"{component} {self.digest(component)}\n" for component in sorted(components))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def architecture(self) -> Architecture:
         """What the tensor table needs."""
-        text, unet, vae = (self.configs[component] for component in COMPONENTS)
+        unet, vae = self.configs["unet"], self.configs["vae"]
         return Architecture(
-            text_width=unet["cross_attention_dim"],
-            text_pooled_width=text["hidden_size"],
+            family=FAMILIES[self.family],
+            encoders=tuple(
+                _text_encoder(name, self.configs[name]) for name in CLASSES[self.family] if name.startswith("text_")
+            ),
             latent_channels=vae["latent_channels"],
             vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
             latent_multiple=2 ** (len(unet["block_out_channels"]) - 1),
             attention=tuple(_projections(self.weights("unet"))),
+            controls=tuple(self.controlnets),
         )
 
     def shape_key(self, component: str) -> str:
@@ -77,11 +125,18 @@ class Checkpoint:
         return shape_key(component, self.configs[component])
 
 
-def open_checkpoint(path_or_id: str) -> Checkpoint:
-    """The checkpoint in a folder, or of a hub id such as ``owner/name``.
+def open_checkpoint(path_or_id: str, controlnets: Mapping[str, Path] | None = None) -> Checkpoint:
+    """The checkpoint in a folder, or of a hub id such as ``owner/name``, with the ControlNets in those folders.
 
-    Raises ExportError for anything that is no complete SD 1.x checkpoint in diffusers layout.
+    Raises ExportError for anything that is no complete SD 1.x or SDXL checkpoint in diffusers layout.
     """
+    checkpoint = _open(path_or_id)
+    for name, folder in (controlnets or {}).items():
+        checkpoint = _with_controlnet(checkpoint, name, folder.resolve())
+    return checkpoint
+
+
+def _open(path_or_id: str) -> Checkpoint:
     path = Path(path_or_id)
     if path.is_file():
         raise ExportError(
@@ -99,18 +154,47 @@ def _read_folder(folder: Path) -> Checkpoint:
     if not index.is_file():
         raise ExportError(f"{folder} is not a diffusers checkpoint: it has no model_index.json")
     said = _read_json(index)
-    pipeline = said.get("_class_name")
+    pipeline = str(said.get("_class_name"))
     if pipeline not in PIPELINES:
         raise ExportError(f"{folder} is a {pipeline}; {' and '.join(PIPELINES)} are served")
+    family = PIPELINES[pipeline]
     configs = {
-        component: complete(component, _read_json(folder / component / "config.json")) for component in COMPONENTS
+        component: complete(component, _read_json(folder / component / "config.json")) for component in CLASSES[family]
     }
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
-    _check_classes(folder, configs)
-    for component in COMPONENTS:
+    configs["pipeline"] = said
+    _check_classes(folder, family, configs)
+    for component in CLASSES[family]:
         _weight_files(folder / component)
     name = said.get("_name_or_path", "")
-    return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs)
+    return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs, family)
+
+
+def _with_controlnet(checkpoint: Checkpoint, name: str, folder: Path) -> Checkpoint:
+    if not _CONTROL_NAME.fullmatch(name):
+        raise ExportError(f"--controlnet is {name}={folder}; a name of small letters, digits and _ is served")
+    config = complete(control_component(name), _read_json(folder / "config.json"))
+    if config.get("_class_name") != "ControlNetModel":
+        raise ExportError(f"{folder} is a {config.get('_class_name')}; ControlNetModel is served")
+    for key in _SHARED_WITH_UNET:
+        if config.get(key) != checkpoint.configs["unet"].get(key):
+            raise ExportError(
+                f"{folder} has {key} {config.get(key)}, which the UNet of {checkpoint.name} has not "
+                f"({checkpoint.configs['unet'].get(key)}): they do not belong together"
+            )
+    if (config.get("conditioning_channels", 3), config.get("global_pool_conditions", False)) != (3, False):
+        raise ExportError(f"{folder} sees no picture of three channels as it is; only such ControlNets are served")
+    _weight_files(folder)
+    return replace(
+        checkpoint,
+        configs={**checkpoint.configs, control_component(name): config},
+        controlnets={**checkpoint.controlnets, name: folder},
+    )
+
+
+def _text_encoder(component: str, config: Mapping[str, Any]) -> TextEncoder:
+    pooled_width = config["projection_dim"] if component == "text_encoder_2" else config["hidden_size"]
+    return TextEncoder(component, config["hidden_size"], pooled_width)
 
 
 def _projections(weights: Weights) -> Iterator[Projection]:
@@ -120,24 +204,25 @@ def _projections(weights: Weights) -> Iterator[Projection]:
             yield Projection(found[1], width_out, width_in)
 
 
-def _check_classes(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    text, unet, vae = (configs[component] for component in COMPONENTS)
-    for component, expected in CLASSES.items():
+def _check_classes(folder: Path, family: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    unet, vae = configs["unet"], configs["vae"]
+    for component, expected in CLASSES[family].items():
         config = configs[component]
         found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
         if found != expected:
             raise ExportError(f"{folder / component} is a {found}; {expected} is served")
-    for key in _UNSERVED_UNET_KEYS:
-        if unet.get(key) is not None:
-            raise ExportError(f"{folder / 'unet'} sets {key} to {unet[key]}; only plain SD 1.x UNets are served")
+    for key in ("addition_embed_type", *_UNSERVED_UNET_KEYS):
+        if unet.get(key) != (_ADDED[family] if key == "addition_embed_type" else None):
+            raise ExportError(f"{folder / 'unet'} sets {key} to {unet.get(key)}; {_PLAIN[family]} is served")
     if unet["in_channels"] != vae["latent_channels"]:
         raise ExportError(
             f"{folder / 'unet'} takes {unet['in_channels']} channels and the VAE makes {vae['latent_channels']}; "
             "inpainting and depth checkpoints are not served"
         )
-    if unet["cross_attention_dim"] != text["hidden_size"]:
+    widths = [configs[name]["hidden_size"] for name in CLASSES[family] if name.startswith("text_")]
+    if unet["cross_attention_dim"] != sum(widths):
         raise ExportError(
-            f"{folder} pairs a text encoder of width {text['hidden_size']} "
+            f"{folder} pairs a text encoder of width {' + '.join(map(str, widths))} "
             f"with a UNet that expects {unet['cross_attention_dim']}"
         )
 
@@ -196,8 +281,9 @@ def _download(hub_id: str) -> Path:
         raise ExportError(
             f"{hub_id} is no folder here, and downloading it needs: pip install huggingface-hub"
         ) from None
-    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*"]
-    patterns += [f"{c}/{name}" for c in COMPONENTS for name in ("*.json", *(f"{stem}*.safetensors" for stem in _FILES))]
+    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
+    components = dict.fromkeys(component for classes in CLASSES.values() for component in classes)
+    patterns += [f"{c}/{name}" for c in components for name in ("*.json", *(f"{stem}*.safetensors" for stem in _FILES))]
     ignored = ["*non_ema*", "*.fp16.safetensors"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))

@@ -8,18 +8,20 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+_TEXT_ENCODER: Final[Mapping[str, Any]] = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 12,
+    "vocab_size": 49408,
+    "eos_token_id": 49407,
+}
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "text_encoder": {
-        "hidden_act": "quick_gelu",
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 77,
-        "num_attention_heads": 8,
-        "num_hidden_layers": 12,
-        "vocab_size": 49408,
-        "eos_token_id": 49407,
-    },
+    "text_encoder": _TEXT_ENCODER,
+    "text_encoder_2": {**_TEXT_ENCODER, "projection_dim": 512},
     "unet": {
         "act_fn": "silu",
         "addition_embed_type_num_heads": 64,
@@ -74,19 +76,25 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
 _TRIVIA: Final = frozenset({"dtype", "torch_dtype", "sample_size", "force_upcast"})
 
 
+def _kind(component: str) -> str:
+    """ControlNets have names of their own and are of one kind, whose configs say everything."""
+    return component.partition("_")[0] if component.startswith("controlnet_") else component
+
+
 def complete(component: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A component's config with every silent default said."""
-    return {**DEFAULTS.get(component, {}), **config}
+    return {**DEFAULTS.get(_kind(component), {}), **config}
 
 
 def shape_key(component: str, config: Mapping[str, Any]) -> str:
     """What a component's traced graph depends on, as canonical JSON: equal for checkpoints that share a graph."""
-    known = DEFAULTS[component]
+    known = DEFAULTS.get(_kind(component), {})
     said = complete(component, config)
     # Of a text encoder's config only this table shapes the network; a UNet or VAE may set keys that the table lacks.
     kept = {
         key: value
         for key, value in said.items()
-        if key in known or not (component == "text_encoder" or value is None or key.startswith("_") or key in _TRIVIA)
+        if key in known
+        or not (component.startswith("text_encoder") or value is None or key.startswith("_") or key in _TRIVIA)
     }
     return json.dumps(kept, sort_keys=True)

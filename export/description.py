@@ -31,20 +31,22 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
     return {
         "format": FORMAT,
         "name": name,
-        "family": "sd1",
+        "family": checkpoint.family,
         "weights_sha256": checkpoint.weights_sha256,
-        "models": {graph.name: checkpoint.digest(graph.component) for graph in graphs},
+        "models": {graph.name: checkpoint.digest_of(graph) for graph in graphs},
         "scheduler": _schedule(checkpoint.configs["scheduler"]),
         "latent_channels": architecture.latent_channels,
         "vae_scale_factor": architecture.vae_scale_factor,
         "cross_attention_dim": architecture.text_width,
         "max_tokens": specs.MAX_TOKENS,
         "max_chunks": specs.MAX_CHUNKS,
-        "min_size_px": specs.MIN_SIZE_PX,
-        "max_size_px": specs.MAX_SIZE_PX,
+        "min_size_px": architecture.family.edges_px[0],
+        "max_size_px": architecture.family.edges_px[1],
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
         "layers": layers_of(checkpoint),
         **styles_of(graphs),
+        **_second_encoder(checkpoint),
+        **({"controls": list(architecture.controls)} if architecture.controls else {}),
         "preview": fit_preview(decode, architecture.latent_channels),
     }
 
@@ -58,7 +60,8 @@ def layers_of(checkpoint: Checkpoint) -> dict[str, dict[str, list[int]]]:
             # Normalisations have one dimension; a token's embedding has two, and is no layer.
             if name.endswith(".weight") and weight.ndim in (2, 4) and not name.startswith("embeddings.")
         }
-        for component in ("unet", "text_encoder")
+        for component in checkpoint.components
+        if component == "unet" or component.startswith("text_encoder")
     }
 
 
@@ -108,6 +111,36 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         (folder / "merges.txt").write_text("\n".join(("#version: 0.2", *merges)) + "\n", "utf-8")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{source} holds no CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)") from error
+
+
+def _second_encoder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What SDXL's second tokenizer does otherwise: its padding, which is all that it may differ in."""
+    if "text_encoder_2" not in checkpoint.components:
+        return {}
+    first, second = (_vocabulary(checkpoint.folder / name) for name in ("tokenizer", "tokenizer_2"))
+    if first != second:
+        raise ExportError(f"{checkpoint.folder} has two tokenizers of different vocabularies; one vocabulary is served")
+    said = _read_json(checkpoint.folder / "tokenizer_2" / "tokenizer_config.json").get("pad_token", "!")
+    pad_token = said["content"] if isinstance(said, dict) else said
+    if pad_token not in second:
+        raise ExportError(f"{checkpoint.folder}/tokenizer_2 pads with {pad_token!r}, which its vocabulary has not")
+    silent = checkpoint.configs["pipeline"].get("force_zeros_for_empty_prompt", True)
+    return {"pad_ids": {"text_encoder_2": second[pad_token]}, "zeros_for_no_negative": bool(silent)}
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    if (folder / "vocab.json").is_file():
+        return _read_json(folder / "vocab.json")
+    vocabulary: dict[str, int] = _read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
+    return vocabulary
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    return value
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,9 @@ def file_name(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Preci
     # The version and the opset stand for the wrapper's code; everything else is the architecture's.
     facts: tuple[object, ...]
     facts = (specs.GRAPH_VERSION, specs.opset_of(graph, precision), multiples, checkpoint.shape_key(graph.component))
+    facts += tuple(map(checkpoint.shape_key, graph.controls))
+    if graph.penultimate:
+        facts = (*facts, "penultimate")
     if graph.style is not None:
         facts = (*facts, graph.style.rank)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,19 +1,17 @@
 """The graphs of a model repository: their tensors, ranges, batches and precisions. The one place they are written.
 
-Traced graphs, TensorRT profiles, ``config.pbtxt`` and ``model_repository/README.md`` are all derived from here. A
-second family (SDXL) is a second branch of ``graphs_of`` and, for its VAE, one more line in ``precision_of``.
+Traced graphs, TensorRT profiles, ``config.pbtxt`` and ``model_repository/README.md`` are all derived from here. What
+SD 1.x and SDXL differ in is in ``FAMILIES`` and in the inputs that ``Architecture`` says the UNet has.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 GRAPH_VERSION: Final = 1
 """Part of every graph's key: raised when a wrapper or a tensor below changes, so that no stale graph is used."""
 
-MIN_SIZE_PX: Final = 256
-MAX_SIZE_PX: Final = 1024
 MAX_TOKENS: Final = 77
 MAX_CHUNKS: Final = 3
 """Chunks of 77 tokens that one prompt may be encoded in."""
@@ -83,6 +81,52 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Family:
+    """What checkpoints of one layout share: the edges served, the two that TensorRT tunes for, and the UNet's batches.
+
+    ``vae_in_fp32``: in fp16 its values overflow. ``is_told_sizes``: the UNet reads the last text encoder's pooled
+    output and the size of the picture, and of every text encoder the hidden states before its last layer.
+    """
+
+    name: str
+    edges_px: tuple[int, int]
+    tuned_px: tuple[int, int]
+    unet_batching: Mapping[Device, Batching]
+    vae_in_fp32: bool = False
+    is_told_sizes: bool = False
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    # A guided job is two rows: ten of them fill a GPU's execution. A CPU gains nothing beyond four jobs, and more rows
+    # of 1024x1024 would not fit a laptop's memory.
+    "sd1": Family(
+        "sd1",
+        (256, 1024),
+        (512, 1024),
+        {Device.CPU: Batching(8, (2, 2), 5000), Device.GPU: Batching(20, (8, 2), 2000)},
+    ),
+    # One row of 1024x1024 is eight times the work of an SD 1.x row of 512x512 and fills a GPU by itself.
+    "sdxl": Family(
+        "sdxl",
+        (256, 1536),
+        (768, 1024),
+        {Device.CPU: Batching(4, (2, 2), 5000), Device.GPU: Batching(8, (4, 2), 2000)},
+        vae_in_fp32=True,
+        is_told_sizes=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder by its component, and the widths of its hidden states and of its pooled output."""
+
+    component: str
+    width: int
+    pooled_width: int
+
+
+@dataclass(frozen=True)
 class Projection:
     """A linear layer of the checkpoint that reads ``width_in`` numbers and gives ``width_out``."""
 
@@ -112,6 +156,7 @@ class StyleInput:
 class Graph:
     """One model directory. ``component`` is the checkpoint's folder that holds its weights.
 
+    ``controls`` are the components of the ControlNets that are fused with it.
     ``checked`` names an output that is NaN or infinite for a row that went wrong, where no other output could say so.
     ``style`` says what the input of that name holds; without it the graph has no such input.
     """
@@ -123,20 +168,36 @@ class Graph:
     batching: Mapping[Device, Batching]
     checked: str | None = None
     style: StyleInput | None = None
+    controls: tuple[str, ...] = ()
+    always_fp32: bool = False
+    penultimate: bool = False
+    """Of a text encoder: its hidden states are those before the last layer."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """All that it holds weights of."""
+        return (self.component, *self.controls)
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What the tensor table needs to know of a checkpoint; everything else about it stays in its own configs."""
 
-    text_width: int
-    text_pooled_width: int
+    family: Family
+    encoders: tuple[TextEncoder, ...]
     latent_channels: int
     vae_scale_factor: int
     latent_multiple: int
     """The UNet halves its input ``log2`` of this many times, so latents' sides are multiples of it."""
     attention: tuple[Projection, ...] = ()
     """The UNet's attention projections, which a style may change row by row, in the order of their names."""
+    controls: tuple[str, ...] = ()
+    """The ControlNets, by name."""
+
+    @property
+    def text_width(self) -> int:
+        """What the UNet attends to: every encoder's hidden states side by side."""
+        return sum(encoder.width for encoder in self.encoders)
 
 
 @dataclass(frozen=True)
@@ -147,57 +208,88 @@ class Profile:
 
 
 def graphs_of(architecture: Architecture, style_rank: int = STYLE_RANK) -> tuple[Graph, ...]:
-    """The four models of an SD 1.x checkpoint, in the order they are built; with rank 0 no row has a style."""
+    """The models of a checkpoint, in the order they are built; with rank 0 no row has a style."""
     a = architecture
     style = StyleInput(style_rank, a.attention) if style_rank and a.attention else None
-    styles = () if style is None else (Tensor("style", Kind.NETWORK, (style.size,)),)
-    h, w = (_latent_axis(name, a) for name in "hw")
-    H, W = (_pixel_axis(name, a) for name in "HW")
-    tokens = Axis("tokens", MAX_TOKENS, MAX_TOKENS * MAX_CHUNKS, (MAX_TOKENS, MAX_TOKENS), multiple=MAX_TOKENS)
-    picture = Tensor("sample", Kind.UINT8, (H, W, 3))
-    latents = (a.latent_channels, h, w)
-    return (
-        Graph(
-            "text_encoder",
-            "text_encoder",
-            (Tensor("input_ids", Kind.INT64, (MAX_TOKENS,)),),
-            (
-                Tensor("last_hidden_state", Kind.NETWORK, (MAX_TOKENS, a.text_width)),
-                Tensor("pooler_output", Kind.NETWORK, (a.text_pooled_width,)),
-            ),
-            {Device.CPU: Batching(16, (2, 2), 1000), Device.GPU: Batching(32, (2, 8), 500)},
+    graphs = [*(_text_encoder(encoder, a.family) for encoder in a.encoders), _unet(a, style)]
+    if a.controls:
+        graphs.append(_controlled(_unet(a, style), a))
+    return (*graphs, *_vae(a))
+
+
+def control_component(name: str) -> str:
+    """What the checkpoint calls the ControlNet of that name."""
+    return f"controlnet_{name}"
+
+
+def _text_encoder(encoder: TextEncoder, family: Family) -> Graph:
+    return Graph(
+        encoder.component,
+        encoder.component,
+        (Tensor("input_ids", Kind.INT64, (MAX_TOKENS,)),),
+        (
+            Tensor("last_hidden_state", Kind.NETWORK, (MAX_TOKENS, encoder.width)),
+            Tensor("pooler_output", Kind.NETWORK, (encoder.pooled_width,)),
         ),
-        Graph(
-            "unet",
-            "unet",
-            (
-                Tensor("sample", Kind.NETWORK, latents),
-                Tensor("timestep", Kind.FLOAT32, (1,)),
-                Tensor("encoder_hidden_states", Kind.NETWORK, (tokens, a.text_width)),
-                *styles,
-            ),
-            (Tensor("out_sample", Kind.NETWORK, latents),),
-            # A guided job is two rows: ten of them fill a GPU's execution. A CPU gains nothing beyond four jobs, and
-            # more rows of 1024x1024 would not fit a laptop's memory.
-            {Device.CPU: Batching(8, (2, 2), 5000), Device.GPU: Batching(20, (8, 2), 2000)},
-            style=style,
-        ),
-        Graph(
-            "vae_decoder",
-            "vae",
-            (Tensor("latent_sample", Kind.NETWORK, latents),),
-            (picture, Tensor("mean", Kind.FLOAT32, (1,))),
-            {Device.CPU: Batching(4, (1, 1), 1000), Device.GPU: Batching(4, (1, 1), 1000)},
-            checked="mean",
-        ),
-        Graph(
-            "vae_encoder",
-            "vae",
-            (picture,),
-            (Tensor("latent_mean", Kind.NETWORK, latents), Tensor("latent_std", Kind.NETWORK, latents)),
-            {Device.CPU: Batching(4, (1, 1), 1000), Device.GPU: Batching(4, (1, 1), 1000)},
-        ),
+        {Device.CPU: Batching(16, (2, 2), 1000), Device.GPU: Batching(32, (2, 8), 500)},
+        penultimate=family.is_told_sizes,
     )
+
+
+def _unet(a: Architecture, style: StyleInput | None) -> Graph:
+    latents: tuple[int | Axis, ...] = (a.latent_channels, *_sides("hw", a))
+    tokens = Axis("tokens", MAX_TOKENS, MAX_TOKENS * MAX_CHUNKS, (MAX_TOKENS, MAX_TOKENS), multiple=MAX_TOKENS)
+    sizes = (
+        Tensor("text_embeds", Kind.NETWORK, (a.encoders[-1].pooled_width,)),
+        Tensor("time_ids", Kind.FLOAT32, (6,)),
+    )
+    return Graph(
+        "unet",
+        "unet",
+        (
+            Tensor("sample", Kind.NETWORK, latents),
+            Tensor("timestep", Kind.FLOAT32, (1,)),
+            Tensor("encoder_hidden_states", Kind.NETWORK, (tokens, a.text_width)),
+            *(sizes if a.family.is_told_sizes else ()),
+            *(() if style is None else (Tensor("style", Kind.NETWORK, (style.size,)),)),
+        ),
+        (Tensor("out_sample", Kind.NETWORK, latents),),
+        a.family.unet_batching,
+        style=style,
+    )
+
+
+def _controlled(unet: Graph, a: Architecture) -> Graph:
+    """The UNet fused with its ControlNets: on the wire their residuals would cost 45 to 240 ms a step.
+
+    A ControlNet's picture has the axes of the latents, written in pixels.
+    """
+    picture: tuple[int | Axis, ...] = (*_sides("hw", a, a.vae_scale_factor), 3)
+    seen = tuple(Tensor(f"control_{name}", Kind.UINT8, picture) for name in a.controls)
+    scales = Tensor("control_scales", Kind.FLOAT32, (len(a.controls),))
+    styles = tuple(tensor for tensor in unet.inputs if tensor.name == "style")
+    others = tuple(tensor for tensor in unet.inputs if tensor.name != "style")
+    controls = tuple(map(control_component, a.controls))
+    return replace(unet, name="unet_controlnet", inputs=(*others, *seen, scales, *styles), controls=controls)
+
+
+def _vae(a: Architecture) -> tuple[Graph, ...]:
+    latents: tuple[int | Axis, ...] = (a.latent_channels, *_sides("hw", a))
+    # Named apart from the latents' axes: one graph has the one as its input, the other computes it.
+    picture = Tensor("sample", Kind.UINT8, (*_sides("HW", a, a.vae_scale_factor), 3))
+    few = Batching(4, (1, 1), 1000)
+    decoder = Graph(
+        "vae_decoder",
+        "vae",
+        (Tensor("latent_sample", Kind.NETWORK, latents),),
+        (picture, Tensor("mean", Kind.FLOAT32, (1,))),
+        {Device.CPU: few, Device.GPU: few},
+        checked="mean",
+        always_fp32=a.family.vae_in_fp32,
+    )
+    moments = (Tensor("latent_mean", Kind.NETWORK, latents), Tensor("latent_std", Kind.NETWORK, latents))
+    encoder = replace(decoder, name="vae_encoder", inputs=(picture,), outputs=moments, checked=None)
+    return decoder, encoder
 
 
 def profiles_of(graph: Graph) -> tuple[Profile, ...]:
@@ -221,7 +313,8 @@ def profiles_of(graph: Graph) -> tuple[Profile, ...]:
 
 def precision_of(graph: Graph, asked: Precision) -> Precision:
     """The precision a graph really gets: bfloat16's 8 bits of mantissa would show as bands in a picture's colours."""
-    return Precision.FP32 if graph.component == "vae" and asked is Precision.BF16 else asked
+    in_fp32 = graph.always_fp32 or (graph.component == "vae" and asked is Precision.BF16)
+    return Precision.FP32 if in_fp32 else asked
 
 
 def wire_type(kind: Kind, precision: Precision) -> str:
@@ -239,11 +332,9 @@ def opset_of(graph: Graph, precision: Precision) -> int:
     return 20
 
 
-def _latent_axis(name: str, a: Architecture) -> Axis:
-    low, middle, high = (px // a.vae_scale_factor for px in (MIN_SIZE_PX, MAX_SIZE_PX // 2, MAX_SIZE_PX))
-    return Axis(name, low, high, (middle, high), multiple=a.latent_multiple)
-
-
-def _pixel_axis(name: str, a: Architecture) -> Axis:
-    step_px = a.latent_multiple * a.vae_scale_factor
-    return Axis(name, MIN_SIZE_PX, MAX_SIZE_PX, (MAX_SIZE_PX // 2, MAX_SIZE_PX), multiple=step_px)
+def _sides(names: str, a: Architecture, cell: int = 1) -> Iterator[Axis]:
+    """Height and width of latents, or, with ``cell`` pixels to a latent, of a picture."""
+    px = (*a.family.edges_px, *a.family.tuned_px)
+    low, high, *tuned = (edge // a.vae_scale_factor * cell for edge in px)
+    for name in names:
+        yield Axis(name, low, high, (tuned[0], tuned[1]), a.latent_multiple * cell)

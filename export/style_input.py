@@ -44,12 +44,14 @@ class StyledUNet(nn.Module):
         self.unet = unet
         self.styled = [_replace(network, projection, style.rank) for projection in style.layers]
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, style: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``inputs`` of the UNet, and the styles last."""
+        *others, style = inputs
         sizes = [size for layer in self.styled for size in layer.sizes]
         parts = torch.split(style.to(self.styled[0].weight.dtype), sizes, dim=1)
         for index, layer in enumerate(self.styled):
             layer.accept(parts[2 * index], parts[2 * index + 1])
-        return self.unet(sample, timestep, encoder_hidden_states)  # type: ignore[no-any-return]
+        return self.unet(*others)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -114,10 +114,12 @@ def example(
     for tensor in graph.inputs:
         shape = (rows, *(size(dim) for dim in tensor.dims))
         if tensor.name == "input_ids":
-            vocabulary = checkpoint.configs["text_encoder"]["vocab_size"]
+            vocabulary = checkpoint.configs[graph.component]["vocab_size"]
             inputs[tensor.name] = generator.integers(0, vocabulary, shape, dtype=np.int64)
         elif tensor.name == "timestep":
             inputs[tensor.name] = generator.integers(0, 1000, shape).astype(np.float32)
+        elif tensor.name == "time_ids":
+            inputs[tensor.name] = generator.integers(0, 1024, shape).astype(np.float32)
         elif graph.style is not None and tensor.name == "style":
             inputs[tensor.name] = random_styles(graph.style, rows, generator)
         elif tensor.kind is specs.Kind.UINT8:

@@ -98,6 +98,23 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
         return json.loads(stream.read(length)), 8 + length
 
 
+class Joined(Mapping[str, NDArray[Any]]):
+    """Several mappings as one; a tensor's name has its own mapping's prefix in front."""
+
+    def __init__(self, parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        self._places = {prefix + name: (part, name) for prefix, part in parts.items() for name in part}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        part, own = self._places[name]
+        return part[own]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 def _read_header(file: Path) -> dict[str, _Place]:
     try:
         header, start = _read_json_header(file)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache, file_name
-from export.specs import STYLE_RANK, Architecture, Precision, Projection, graphs_of
+from export.specs import FAMILIES, STYLE_RANK, Architecture, Precision, Projection, TextEncoder, graphs_of
 from export.weights import Weights
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -75,9 +75,9 @@ def test_hub_that_cannot_be_reached_is_said_in_a_sentence(monkeypatch: pytest.Mo
 
 
 def test_other_pipelines_are_refused_by_name(folder: Path) -> None:
-    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusion3Pipeline"})
 
-    with pytest.raises(ExportError, match="is a StableDiffusionXLPipeline; StableDiffusionPipeline"):
+    with pytest.raises(ExportError, match="is a StableDiffusion3Pipeline; StableDiffusionPipeline"):
         open_checkpoint(str(folder))
 
 
@@ -123,7 +123,9 @@ def test_sd15_as_first_published_finds_its_committed_graphs(folder: Path) -> Non
 
 
 def test_sd15s_committed_graph_takes_styles_of_the_size_that_is_declared() -> None:
-    architecture = Architecture(768, 768, 4, 8, 8, tuple(projections(SD15_BLOCKS, 768)))
+    architecture = Architecture(
+        FAMILIES["sd1"], (TextEncoder("text_encoder", 768, 768),), 4, 8, 8, tuple(projections(SD15_BLOCKS, 768))
+    )
     unet = next(graph for graph in graphs_of(architecture) if graph.name == "unet")
     committed = {}
     for path in SHIPPED[1].glob("unet-*.onnx"):

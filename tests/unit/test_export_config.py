@@ -11,10 +11,24 @@ from export_checkpoints import SD15_BLOCKS, projections
 from google.protobuf import text_format
 
 from export.config_pbtxt import Serving, render
-from export.specs import Architecture, Axis, Device, Graph, Precision, Runtime, graphs_of, precision_of, profiles_of
+from export.specs import (
+    FAMILIES,
+    Architecture,
+    Axis,
+    Device,
+    Graph,
+    Precision,
+    Runtime,
+    TextEncoder,
+    graphs_of,
+    precision_of,
+    profiles_of,
+)
 
 ROOT = Path(__file__).parents[2]
-SD15 = Architecture(768, 768, 4, 8, 8, tuple(projections(SD15_BLOCKS, 768)))
+SD15 = Architecture(
+    FAMILIES["sd1"], (TextEncoder("text_encoder", 768, 768),), 4, 8, 8, tuple(projections(SD15_BLOCKS, 768))
+)
 SERVINGS = [
     (Serving(Runtime.ONNX, Device.CPU), Precision.FP32),
     (Serving(Runtime.ONNX, Device.GPU), Precision.FP16),
