@@ -141,7 +141,9 @@ def _image_id_parameter() -> dict[str, Any]:
 
 
 def _request() -> dict[str, Any]:
-    key = {"maxLength": MAX_KEY_CHARACTERS, "pattern": r"^(?!/)(?![\s\S]*://)\S[^\x00]*$"}
+    # A plain name: no slash in front, no scheme, no control character, no backslash.
+    pattern = r"^(?!/)(?![\s\S]*://)[^\s\x00-\x1f\x7f-\xa0\\][^\x00-\x1f\x7f-\x9f\\]*$"
+    key = {"maxLength": MAX_KEY_CHARACTERS, "pattern": pattern}
     plain = {"type": "string", "pattern": _PLAIN}
     return {
         "type": "object",

@@ -1,0 +1,75 @@
+"""Settings of the staging service, and a start that is refused with a reason."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import from_environ
+from orchestrator.errors import ConfigError
+from orchestrator.staging_service import running_staging
+
+
+def test_the_defaults_are_those_of_the_page():
+    staging = from_environ({}).staging
+    assert staging.rates == {"free": (10, 60), "pro": (60, 60), "business": (600, 60)}
+    assert staging.prices["managed"] == 0.001525
+    assert staging.managed.output_origins == ("https://replicate.delivery",)
+    assert staging.canary_mode is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("STAGING_RATES", "free=10/60", "free=…, pro=…, business=…"),
+        ("STAGING_RATES", "free=0/60, pro=1/1, business=1/1", "one request or more"),
+        ("STAGING_RATES", "free=ten, pro=1/1, business=1/1", "requests/seconds such as 10/60"),
+        ("STAGING_GPU_PRICES", "mock=0, managed=-1, self=0", "a number from 0 to 1000"),
+        ("STAGING_CANARY_PERCENT", "101", "a number from 0 to 100"),
+        ("STAGING_SIZE_STEP_PX", "7", "a whole number from 8 to 64"),
+        ("STAGING_FALLBACK", "none", "mock or refuse"),
+    ],
+)
+def test_a_wrong_value_names_itself_and_what_was_expected(name: str, value: str, expected: str):
+    with pytest.raises(ConfigError, match=name) as raised:
+        from_environ({name: value})
+    assert expected in str(raised.value)
+
+
+def test_inputs_of_a_model_are_renamed_or_left_out():
+    staging = from_environ({"MANAGED_INPUTS": "strength=prompt_strength, negative_prompt="}).staging
+    assert staging.managed.inputs == {"strength": "prompt_strength", "negative_prompt": ""}
+    with pytest.raises(ConfigError, match="ours=theirs"):
+        from_environ({"MANAGED_INPUTS": "size=big"})
+
+
+def test_secrets_are_in_no_repr():
+    staging = from_environ({"STAGING_ADMIN_TOKEN": "hush", "MANAGED_TOKEN": "quiet"}).staging
+    assert "hush" not in repr(staging)
+    assert "quiet" not in repr(staging)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"STAGING_CLIENTS_FILE": ""}, "STAGING_CLIENTS_FILE is not set"),
+        ({"RESULT_STORE": ""}, "RESULT_STORE is not set"),
+        ({"INFERENCE_MODE": "self"}, "stages nothing in this version; mock or managed is served"),
+        ({"INFERENCE_MODE": "managed"}, "MANAGED_TOKEN and MANAGED_MODEL say"),
+        ({"MANAGED_TOKEN": "t"}, "come together"),
+        ({"STAGING_CANARY_MODE": "managed", "STAGING_CANARY_PERCENT": "5"}, "MANAGED_TOKEN and MANAGED_MODEL say"),
+        ({"STAGING_BLOCKED_WORDS": "desk"}, "office in modern can never be staged"),
+    ],
+)
+def test_a_service_that_could_not_work_does_not_start(changes: dict[str, str], sentence: str, tmp_path: Path):
+    digest = hashlib.sha256(b"t").hexdigest()
+    (tmp_path / "clients.toml").write_text(f'[a]\ntoken_sha256 = "{digest}"\ntiers = ["pro"]\nprefixes = ["up/"]\n')
+    environ = {
+        "INFERENCE_MODE": "mock",
+        "RESULT_STORE": (tmp_path / "results").as_uri(),
+        "STAGING_CLIENTS_FILE": str(tmp_path / "clients.toml"),
+        "DEVELOPMENT_KEY_FOLDER": str(tmp_path / "key"),
+        "HTTP_ADDRESS": "127.0.0.1:0",
+    }
+    with pytest.raises(ConfigError, match=sentence), running_staging(from_environ(environ | changes)):
+        pass
