@@ -44,8 +44,3 @@ def latent_mask(mask: NDArray[np.uint8], height: int, width: int) -> Latents:
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     return (mask[np.ix_(rows, columns)] >= PAINTED_FROM).astype(np.float32)[None, None]
-
-
-def without_masked(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``picture`` [h,w,3] in mid grey wherever ``mask`` [h,w] lets it change: what an inpainting UNet is shown."""
-    return np.where((mask >= PAINTED_FROM)[..., None], np.uint8(128), picture)
