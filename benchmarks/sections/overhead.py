@@ -1,39 +1,37 @@
 """What a step takes besides the UNet, with a UNet that answers zeros at once behind the real Triton."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.bench import Bench
 from benchmarks.grpc_call import grpc_caller
 from benchmarks.null_models import PACED, PACED_FIXED_MS, PACED_ROW_MS, SD15, null_repository
-from benchmarks.repository import base_models
 from benchmarks.results import Bar, Section, Table
 from benchmarks.served import Served, Work, metadata, random_inputs, served
 from benchmarks.timing import interleaved, spread
 from orchestrator.clients.triton import TritonModels
+from orchestrator.plan import Plan
 
 PAIR_BAR_MS, CPU_BAR_MS = 1.0, 0.4
 JOBS = 10
 CLIENTS = (1, 2, 4, 8, 10, 16)
 NOWHERE = Path("/nonexistent")
-Arrays = Mapping[str, NDArray[Any]]
 Cost = tuple[float, float]
 """Milliseconds of a call: on the clock, and of this process's processor time."""
 
 
 def run(bench: Bench) -> Section:
     """The loop as jobs run it, one and ten at once; the ways a guidance pair can travel; batches of a paced engine."""
-    with null_repository(bench.repository) as repository, served(repository, models=models_of(repository)) as server:
+    with null_repository(bench.repository) as repository, served(repository) as server:
         work = Work(steps=50)
-        server.together(server.plans(work.jobs(JOBS)))
+        _loop(server, work, JOBS)
         loops = interleaved({"one": partial(_loop, server, work, 1), "ten": partial(_loop, server, work, JOBS)},
                             bench.rounds)  # fmt: skip
         travels = {model: _travels(bench, server, model) for model in ("unet", SD15)}
@@ -41,19 +39,24 @@ def run(bench: Bench) -> Section:
     return _section(loops, travels, batches)
 
 
-def models_of(repository: Path) -> list[str]:
-    """What has to be loaded, the null UNets included."""
-    return base_models(repository)
-
-
 def _loop(server: Served, work: Work, jobs: int) -> Cost:
     """A step of each of ``jobs``: sampler, guidance, calls and all, without text encoding and decoding."""
     plans = server.plans(work.jobs(jobs))
-    cpu_s = time.process_time()
-    laps = server.together(plans)
-    cpu_s = time.process_time() - cpu_s
-    steps = [later - earlier for lap in laps for earlier, later in zip(lap.steps_s, lap.steps_s[1:], strict=False)]
-    return 1000 * spread(steps).median, 1000 * cpu_s / (jobs * work.steps)
+    with ThreadPoolExecutor(jobs) as pool:
+        cpu_s = time.process_time()
+        taken = [each for found in pool.map(partial(_steps, server), plans) for each in found]
+        cpu_s = time.process_time() - cpu_s
+    return 1000 * spread(taken).median, 1000 * cpu_s / (jobs * work.steps)
+
+
+def _steps(server: Served, plan: Plan) -> list[float]:
+    """Seconds of every step but the first; the picture is not decoded."""
+    ends: list[float] = []
+    with closing(server.painter.run(plan)) as turns:
+        for _ in range(plan.total_steps):
+            next(turns)
+            ends.append(time.perf_counter())
+    return [later - earlier for earlier, later in pairwise(ends)]
 
 
 def _travels(bench: Bench, server: Served, model: str) -> dict[str, list[Cost]]:
@@ -119,13 +122,13 @@ def _section(
                 ("jobs", "a step, ms", "processor time a job and step, ms"),
                 [(name, clock[name], cpu[name]) for name in loops],
                 "The loop, 512x512, guidance pair",
-            ),  # fmt: skip
+            ),
             Table(("shapes of", "travels by", "a pair, ms", "processor time, ms"), ways, "One guidance pair"),
             Table(
                 ("jobs of one row", "share of the engine's curve"),
                 [(name, spread(found)) for name, found in batches.items()],
                 "Batches of a paced engine",
-            ),  # fmt: skip
+            ),
         ),
         bars=[
             Bar("orchestration of a guidance pair, one job", "at most", PAIR_BAR_MS, clock["one"].median, "ms"),
