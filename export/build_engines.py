@@ -30,6 +30,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -37,12 +38,16 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from export import tune
-from export.build import Request, build
+from export.build import build
 from export.build_styles import build_styles
 from export.checkpoint import open_checkpoint
-from export.config_pbtxt import LOCAL_RUNTIMES, Serving
+from export.config_pbtxt import LOCAL_RUNTIMES, NATIVE, Serving
+from export.dry_run import tell
+from export.engine_record import Target, target_of
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache, user_folder
+from export.profiles import BUCKETS_PX, check_sizes
+from export.request import Request
 from export.specs import STYLE_RANK, Device, Precision, Runtime
 from export.styles import open_style
 
@@ -55,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         request = _request(options)
-        if request.styles:
+        if options.dry_run:
+            tell(request, sys.stdout)
+        elif request.styles:
             build_styles(request, sys.stdout)
         else:
             build(request, sys.stdout)
@@ -74,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _request(options: argparse.Namespace) -> Request:
     serving, precision = _serving(options)
     checkpoint = open_checkpoint(options.checkpoint, dict(options.controlnet))
+    check_sizes(checkpoint.architecture, serving.buckets_px)
+    target = None
+    if serving.runtime is not Runtime.ONNX and not options.dry_run:
+        target = target_of(serving.runtime, options.sm)
+        serving = replace(serving, plan_file=target.plan_file, compute_capability=_only_gpu(target))
     return Request(
         checkpoint=checkpoint,
         name=options.name or checkpoint.name,
@@ -85,7 +97,28 @@ def _request(options: argparse.Namespace) -> Request:
         compute_capabilities=tuple(options.sm),
         style_rank=options.style_rank,
         styles=tuple(map(open_style, options.style)),
+        target=target,
+        timings=user_folder("timings"),
+        max_rows=options.max_rows,
     )
+
+
+def _only_gpu(target: Target) -> str:
+    """Triton picks a plan by one GPU's compute capability; it has no backend for TensorRT-RTX's portable ones."""
+    return target.compute_capabilities[0] if target.library == "tensorrt" else ""
+
+
+def _rows(said: str) -> int:
+    if not said.isdecimal() or int(said) < 2:
+        raise argparse.ArgumentTypeError(f"{said} rows do not hold a guided job, which is two")
+    return int(said)
+
+
+def _size(said: str) -> tuple[int, int]:
+    width, _, height = said.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{said} is no size; WIDTHxHEIGHT in pixels is expected, such as 512x768")
+    return int(width), int(height)
 
 
 def _serving(options: argparse.Namespace) -> tuple[Serving, Precision]:
@@ -105,7 +138,8 @@ def _serving(options: argparse.Namespace) -> tuple[Serving, Precision]:
         )
     if device is Device.GPU and (options.local_runtime or options.threads):
         raise ExportError("--local-runtime and --threads are for a CPU; on a GPU Triton's own backends run the graphs")
-    return Serving(runtime, device, options.local_runtime or LOCAL_RUNTIMES[0], options.threads), precision
+    serving = Serving(runtime, device, options.local_runtime or LOCAL_RUNTIMES[0], options.threads)
+    return replace(serving, buckets_px=tuple(options.sizes)), precision
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
@@ -137,8 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--local-runtime",
-        choices=LOCAL_RUNTIMES,
-        help="on a CPU; auto, the default, is OpenVINO in the fastest precision this CPU computes in",
+        choices=(*LOCAL_RUNTIMES, NATIVE),
+        help="on a CPU; auto, the default, is OpenVINO in the fastest precision this CPU computes in; "
+        "triton-onnxruntime is for servers that bring that backend",
     )
     add("--threads", type=int, default=0, metavar="N", help="of each model on a CPU (default: every core)")
     add(
@@ -171,6 +206,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="a ControlNet to be fused with the UNet, under the name that jobs use (depth=FOLDER); may repeat",
     )
+    add(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        default=BUCKETS_PX,
+        metavar="WxH",
+        help="of pictures that get an engine profile of their own (default: 512x512 1024x512 512x1024 1024x1024)",
+    )
+    add(
+        "--max-rows",
+        type=_rows,
+        metavar="N",
+        help="of one execution of the UNet; a guided job is two, and fewer rows take less memory",
+    )
+    add("--dry-run", action="store_true", help="print graphs, profiles, memory and time, and build nothing")
     add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")
     add(
         "--graphs",

@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from export import specs
-from export.build import Merged, Request, build_model, check_tools, cost_s
-from export.config_pbtxt import CONFIG_FILE, render
+from export.build import check_tools
+from export.build_model import Model, build_model, config_of
+from export.config_pbtxt import CONFIG_FILE
 from export.description import DESCRIPTION_FILE
 from export.errors import ExportError
 from export.progress import Progress
 from export.repository import add_models, check_space, share_equal_files, staging
+from export.request import Request, cost_s
 from export.styles import merge, name_of
 
 
 def build_styles(request: Request, stream: TextIO) -> None:
     """Builds one merged model for each network that the styles change, always from the checkpoint's own weights."""
     description = _description(request)
-    weights = {component: request.checkpoint.weights(component) for component in ("unet", "text_encoder")}
-    changed = merge(weights, request.styles)
-    graphs = [graph for graph in request.graphs if graph.name in changed]
+    checkpoint = request.checkpoint
+    networks = [component for component in checkpoint.components if component.startswith(("unet", "text_encoder"))]
+    changed = merge({component: checkpoint.weights(component) for component in networks}, request.styles)
+    graphs = [graph for graph in request.graphs if graph.component in changed]
     names = {graph.name: name_of(graph.name, description["models"][graph.name], request.styles) for graph in graphs}
     check_tools(request, [graph.name for graph in graphs if request.prepared(graph) is None])
     for graph in graphs:
@@ -29,7 +32,7 @@ def build_styles(request: Request, stream: TextIO) -> None:
     with staging(request.out) as folder:
         progress = Progress(stream, sum(cost_s("weights", request.weights_bytes(graph)) for graph in graphs))
         for graph in graphs:
-            build_model(request, graph, folder, progress, Merged(names[graph.name], changed[graph.component]))
+            build_model(request, Model(names[graph.name], graph, changed[graph.component]), folder, progress)
             share_equal_files(folder / "models" / names[graph.name], request.out / graph.name)
         add_models(folder / "models", request.out)
     for graph in graphs:
@@ -54,6 +57,5 @@ def _description(request: Request) -> dict[str, Any]:
 def _check_base(request: Request, graph: specs.Graph) -> None:
     """A merged model stands in for its base, so it is served in the same way."""
     path: Path = request.out / graph.name / CONFIG_FILE
-    expected = render(graph, request.serving, specs.precision_of(graph, request.precision))
-    if not path.is_file() or path.read_text("utf-8") != expected:
+    if not path.is_file() or path.read_text("utf-8") != config_of(request, graph, graph.name):
         raise ExportError(f"{path} was built with other options; a style is built with those of its base model")

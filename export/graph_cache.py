@@ -18,10 +18,10 @@ SHIPPED: Final = (_ROOT / "demo" / "graphs", _ROOT / "export" / "graphs")
 """Committed graphs: the demo's, and those of SD 1.5, which most SD 1.x checkpoints share."""
 
 
-def user_folder() -> Path:
-    """Where this user's own graphs are kept between builds."""
+def user_folder(kind: str = "graphs") -> Path:
+    """Where this user's own graphs, or what else builds remember, are kept between builds."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "remarque" / "graphs"
+    return Path(base) / "remarque" / kind
 
 
 @dataclass(frozen=True)

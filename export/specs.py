@@ -53,13 +53,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Axis:
-    """A dynamic axis: its name in the graph, its range and the values TensorRT tunes for, all in elements."""
+    """A dynamic axis: its name in the graph, its range and the values TensorRT tunes for, all in elements.
+
+    ``px`` says how many pixels of a picture's side one element stands for, 0 where it is none.
+    """
 
     name: str
     minimum: int
     maximum: int
     tuned: tuple[int, int]
     multiple: int = 1
+    px: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,13 +204,6 @@ class Architecture:
         return sum(encoder.width for encoder in self.encoders)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """One TensorRT optimisation profile: (minimum, optimum, maximum) shape of every input, batch included."""
-
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-
-
 def graphs_of(architecture: Architecture, style_rank: int = STYLE_RANK) -> tuple[Graph, ...]:
     """The models of a checkpoint, in the order they are built; with rank 0 no row has a style."""
     a = architecture
@@ -292,25 +289,6 @@ def _vae(a: Architecture) -> tuple[Graph, ...]:
     return decoder, encoder
 
 
-def profiles_of(graph: Graph) -> tuple[Profile, ...]:
-    """Two profiles that both span the whole range: one tuned for many rows at 512x512, one for few at 1024x1024.
-
-    Triton takes the profile whose optimum is nearest to a batch and refuses a batch that its profile does not span.
-    """
-    batching = graph.batching[Device.GPU]
-    dynamic = any(isinstance(dim, Axis) for tensor in graph.inputs for dim in tensor.dims)
-    profiles = []
-    for which in (0, 1) if dynamic else (1,):
-        shapes = {}
-        for tensor in graph.inputs:
-            low = tuple(dim.minimum if isinstance(dim, Axis) else dim for dim in tensor.dims)
-            best = tuple(dim.tuned[which] if isinstance(dim, Axis) else dim for dim in tensor.dims)
-            high = tuple(dim.maximum if isinstance(dim, Axis) else dim for dim in tensor.dims)
-            shapes[tensor.name] = (1, *low), (batching.tuned_rows[which], *best), (batching.max_rows, *high)
-        profiles.append(Profile(shapes))
-    return tuple(profiles)
-
-
 def precision_of(graph: Graph, asked: Precision) -> Precision:
     """The precision a graph really gets: bfloat16's 8 bits of mantissa would show as bands in a picture's colours."""
     in_fp32 = graph.always_fp32 or (graph.component == "vae" and asked is Precision.BF16)
@@ -337,4 +315,4 @@ def _sides(names: str, a: Architecture, cell: int = 1) -> Iterator[Axis]:
     px = (*a.family.edges_px, *a.family.tuned_px)
     low, high, *tuned = (edge // a.vae_scale_factor * cell for edge in px)
     for name in names:
-        yield Axis(name, low, high, (tuned[0], tuned[1]), a.latent_multiple * cell)
+        yield Axis(name, low, high, (tuned[0], tuned[1]), a.latent_multiple * cell, a.vae_scale_factor // cell)

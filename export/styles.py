@@ -26,7 +26,15 @@ _METADATA: Final = "lora_adapter_metadata"
 _FACTOR: Final = re.compile(
     r"(.+?)(?:\.lora|_lora|\.lora_linear_layer)?\.(?:(lora_A|lora_down|down)|lora_B|lora_up|up)\.weight"
 )
-_PREFIXES: Final = ("unet.", "text_encoder.", "lora_unet_", "lora_te_", "lora_te1_", "text_model.", "text_model_")
+_PREFIXES: Final = {
+    "unet.": "unet",
+    "lora_unet_": "unet",
+    "text_encoder.": "text_encoder",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "lora_te2_": "text_encoder_2",
+}
 # Attention processors of older diffusers, and how it writes a text encoder's projections.
 _OLD_NAMES: Final = ((".processor", ""), (r"\.to_out$", ".to_out.0"))
 _OLD_TEXT_NAMES: Final = ((r"\.to_(q|k|v)$", r".\1_proj"), (r"\.to_out(\.0)?$", ".out_proj"))
@@ -132,7 +140,7 @@ def _deltas(style: StyleFile, known: Mapping[tuple[str, str], str]) -> dict[tupl
             raise ExportError(f"{style.path}: {sides['up']} has the shape {up.shape}; its partner has rank {rank}")
         alpha_name = alphas.pop(written, None)
         alpha = float(rank) if alpha_name is None else float(tensors[alpha_name].reshape(-1)[0])
-        scale = alpha / rank if scalings is None else scalings[place[0]].of(_bare(written), rank)
+        scale = alpha / rank if scalings is None else scalings[place[0]].of(_bare(written)[1], rank)
         deltas[place] = np.float32(scale * style.weight) * (up.reshape(-1, rank) @ down.reshape(rank, -1))
     if alphas:
         raise ExportError(f"{style.path}: {next(iter(alphas.values()))} belongs to no layer of this checkpoint")
@@ -151,11 +159,11 @@ def _split(style: StyleFile, name: str) -> tuple[str, str]:
 
 
 def _place(written: str, known: Mapping[tuple[str, str], str]) -> tuple[str, str] | None:
-    """Network and tensor of a layer, whichever way its name is written."""
-    bare = _bare(written)
-    for network, old_names in (("unet", _OLD_NAMES), ("text_encoder", _OLD_TEXT_NAMES)):
+    """Network and tensor of a layer, whichever way its name is written: without a prefix the first that has it."""
+    said, bare = _bare(written)
+    for network in ("unet", "text_encoder", "text_encoder_2") if said is None else (said,):
         name = bare
-        for old, new in old_names:
+        for old, new in _OLD_NAMES if network == "unet" else _OLD_TEXT_NAMES:
             name = re.sub(old, new, name)
         tensor = known.get((network, name.replace(".", "_"))) or known.get((network, bare.replace(".", "_")))
         if tensor is not None:
@@ -163,25 +171,26 @@ def _place(written: str, known: Mapping[tuple[str, str], str]) -> tuple[str, str
     return None
 
 
-def _bare(written: str) -> str:
+def _bare(written: str) -> tuple[str | None, str]:
+    """The network that the prefix names, if there is one, and the layer's name without it."""
     name = written.removeprefix(_PEFT_PREFIX)
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+    bare = name.removeprefix(prefix).removeprefix("text_model.").removeprefix("text_model_")
+    return _PREFIXES.get(prefix), bare
 
 
 def _scalings(style: StyleFile) -> dict[str, _Scaling] | None:
     """By network; None where each layer's own alpha counts."""
     if style.has_config:
         config = _json(style, style.path.with_name(_CONFIG).read_text("utf-8"))
-        return dict.fromkeys(("unet", "text_encoder"), _scaling(style, config))
+        return dict.fromkeys(_PREFIXES.values(), _scaling(style, config))
     said = read_metadata(style.path).get(_METADATA)
     if said is None:
         return None
     config = _json(style, said)
     own = {
         network: {k.removeprefix(f"{network}."): v for k, v in config.items() if k.startswith(f"{network}.")}
-        for network in ("unet", "text_encoder")
+        for network in dict.fromkeys(_PREFIXES.values())
     }
     return {network: _scaling(style, values) for network, values in own.items() if values} or {
         "unet": _scaling(style, config)

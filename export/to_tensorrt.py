@@ -5,14 +5,16 @@ changes it. TensorRT builds for the GPU it finds; TensorRT-RTX builds on any mac
 """
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from export import specs
 from export.errors import ExportError
+from export.profiles import Profile
 
 _LIBRARIES: Final = {
     specs.Runtime.TENSORRT: ("tensorrt", "tensorrt"),
@@ -20,16 +22,33 @@ _LIBRARIES: Final = {
 }
 
 
+# What the builder logs for each profile, in their order, and once for the engine.
+_ACTIVATIONS: Final = re.compile(r"Total Activation Memory: (\d+) bytes")
+_WEIGHTS: Final = re.compile(r"Total Weights Memory: (\d+) bytes")
+
+
 @dataclass(frozen=True)
 class Order:
     """One engine: which graph, by which library, for which GPUs (86 is an A10, 89 an L4; none means this machine's).
 
-    TensorRT knows its own machine's GPU only.
+    TensorRT knows its own machine's GPU only. ``timing_cache`` is a file that remembers which kernels were fastest; a
+    second build of the same layers takes a fraction of the time.
     """
 
     graph: specs.Graph
     runtime: specs.Runtime
+    profiles: Sequence[Profile]
     compute_capabilities: Sequence[int] = ()
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was written, and the GPU memory that it says it takes: each profile's activations, and the weights."""
+
+    size_bytes: int
+    activations_bytes: tuple[int, ...] = field(default=())
+    weights_bytes: int = 0
 
 
 def check_available(runtime: specs.Runtime, compute_capabilities: Sequence[int] = ()) -> None:
@@ -39,11 +58,17 @@ def check_available(runtime: specs.Runtime, compute_capabilities: Sequence[int] 
         _capability(trt, number)
 
 
-def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str], None] = lambda text: None) -> int:
-    """Writes the engine of a bound graph to ``out`` and returns its bytes; ``tell`` hears where the builder is."""
+def version_of(runtime: specs.Runtime) -> str:
+    """The library's version, which an engine belongs to."""
+    return str(_library(runtime).__version__)
+
+
+def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str], None] = lambda text: None) -> Engine:
+    """Writes the engine of a bound graph to ``out``; ``tell`` hears where the builder is."""
     trt = _library(order.runtime)
     log = _make_log(trt)
     builder = trt.Builder(log)
+    # TensorRT 10 must be told; 11 knows nothing else and ignores it.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     # From the file and not from its bytes: the weights lie beside it.
@@ -52,9 +77,10 @@ def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str],
         reasons = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
         raise ExportError(f"{trt.__name__} {trt.__version__} cannot read {order.graph.name}: {reasons}")
     config = builder.create_builder_config()
-    for profile in specs.profiles_of(order.graph):
+    for profile in order.profiles:
         _add_profile(builder, config, profile)
     _choose_gpus(trt, config, order)
+    _read_timings(config, order)
     monitor = _make_monitor(trt, tell)
     config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
@@ -62,9 +88,28 @@ def build_engine(onnx_path: Path, order: Order, out: Path, tell: Callable[[str],
         raise KeyboardInterrupt
     if engine is None:
         raise ExportError(f"{trt.__name__} {trt.__version__} cannot build {order.graph.name}: {log.last}")
+    _keep_timings(config, order)
     with out.open("wb") as stream:
         stream.write(engine)
-    return int(engine.nbytes)
+    return Engine(int(engine.nbytes), tuple(log.activations_bytes), log.weights_bytes)
+
+
+def _read_timings(config: Any, order: Order) -> None:
+    if order.timing_cache is None:
+        return
+    known = order.timing_cache.read_bytes() if order.timing_cache.is_file() else b""
+    # One of another version or GPU is refused by the library, which then starts with an empty one.
+    config.set_timing_cache(config.create_timing_cache(known), False)
+
+
+def _keep_timings(config: Any, order: Order) -> None:
+    cache = config.get_timing_cache() if order.timing_cache is not None else None
+    if cache is None or order.timing_cache is None:
+        return
+    order.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = order.timing_cache.with_name(f".{order.timing_cache.name}.part")
+    unfinished.write_bytes(bytes(cache.serialize()))
+    unfinished.replace(order.timing_cache)
 
 
 def _library(runtime: specs.Runtime) -> ModuleType:
@@ -77,12 +122,14 @@ def _library(runtime: specs.Runtime) -> ModuleType:
         ) from error
 
 
-def _add_profile(builder: Any, config: Any, profile: specs.Profile) -> None:
+def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
     shapes = builder.create_optimization_profile()
     for name, (low, best, high) in profile.shapes.items():
         shapes.set_shape(name, low, best, high)
     if config.add_optimization_profile(shapes) < 0:
-        raise ExportError(f"the optimisation profile {profile.shapes} is refused; specs.py declares it")
+        raise ExportError(
+            f"the optimisation profile {profile.name} {profile.shapes} is refused; profiles.py declares it"
+        )
 
 
 def _choose_gpus(trt: ModuleType, config: Any, order: Order) -> None:
@@ -102,16 +149,22 @@ def _capability(trt: ModuleType, number: int) -> Any:
 
 
 def _make_log(trt: ModuleType) -> Any:
-    """Keeps the last error, which is the reason when the builder returns nothing; prints none of the rest."""
+    """Keeps the last error, which is the reason when the builder returns nothing, and the memory that it tells of."""
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "no reason was logged"
+            self.activations_bytes: list[int] = []
+            self.weights_bytes = 0
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.last = message
+            elif (found := _ACTIVATIONS.search(message)) is not None:
+                self.activations_bytes.append(int(found[1]))
+            elif (found := _WEIGHTS.search(message)) is not None:
+                self.weights_bytes = int(found[1])
 
     return Log()
 

@@ -14,9 +14,12 @@ from export.build_engines import main
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import ExportError
 from export.graph_cache import SHIPPED, GraphCache
+from export.profiles import profiles_of
+from export.to_tensorrt import version_of
 
 ROOT = Path(__file__).parents[2]
 RTX = specs.Runtime.TENSORRT_RTX
+NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
 if importlib.util.find_spec("tensorrt_rtx") is None and not os.environ.get("CI"):
     pytest.skip("tensorrt-rtx is not installed", allow_module_level=True)
@@ -42,16 +45,28 @@ def half_unet(demo: Checkpoint, unet: specs.Graph, tmp_path_factory: pytest.Temp
     return path
 
 
-def test_our_unet_becomes_an_engine_for_a10_and_l4(unet: specs.Graph, half_unet: Path, tmp_path: Path) -> None:
+def order(unet: specs.Graph, *compute_capabilities: int) -> to_tensorrt.Order:
+    """An engine for one size and for any other."""
+    profiles = profiles_of(unet, unet.batching[specs.Device.GPU], ((512, 512),))
+    return to_tensorrt.Order(unet, RTX, profiles, compute_capabilities)
+
+
+def test_our_unet_with_styles_becomes_an_engine_for_a10_and_l4(
+    unet: specs.Graph, half_unet: Path, tmp_path: Path
+) -> None:
     told: list[str] = []
 
-    size_bytes = to_tensorrt.build_engine(
-        half_unet, to_tensorrt.Order(unet, RTX, (86, 89)), tmp_path / "model.plan", told.append
-    )
+    engine = to_tensorrt.build_engine(half_unet, order(unet, 86, 89), tmp_path / "model.plan", told.append)
 
-    assert (tmp_path / "model.plan").stat().st_size == size_bytes
+    assert unet.style is not None
+    assert (tmp_path / "model.plan").stat().st_size == engine.size_bytes
     # An engine without its weights would be far smaller than they are.
-    assert size_bytes > 0.9 * half_unet.with_name("model.onnx.data").stat().st_size
+    weights_bytes = half_unet.with_name("model.onnx.data").stat().st_size
+    assert engine.size_bytes > 0.9 * weights_bytes
+    assert engine.weights_bytes > 0.9 * weights_bytes
+    # What it tells of its profiles: the largest size has four times the pixels of 512x512.
+    small, any_other = engine.activations_bytes
+    assert 3 * small < any_other < 5 * small
     assert told
 
 
@@ -59,7 +74,7 @@ def test_gpu_that_the_library_does_not_know_is_refused_with_those_it_does(
     unet: specs.Graph, half_unet: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=r"--sm is 42; tensorrt_rtx .* builds for 75, 80, 86, 89"):
-        to_tensorrt.build_engine(half_unet, to_tensorrt.Order(unet, RTX, (42,)), tmp_path / "model.plan")
+        to_tensorrt.build_engine(half_unet, order(unet, 42), tmp_path / "model.plan")
 
     assert not (tmp_path / "model.plan").exists()
 
@@ -72,7 +87,7 @@ def test_graph_that_the_parser_cannot_read_is_refused_with_its_reason(unet: spec
     onnx.save_model(model, tmp_path / "model.onnx")
 
     with pytest.raises(ExportError, match="cannot read unet: .*NoSuchOperator"):
-        to_tensorrt.build_engine(tmp_path / "model.onnx", to_tensorrt.Order(unet, RTX), tmp_path / "model.plan")
+        to_tensorrt.build_engine(tmp_path / "model.onnx", order(unet), tmp_path / "model.plan")
 
 
 def test_interruption_stops_the_builder_and_leaves_no_engine(
@@ -82,7 +97,7 @@ def test_interruption_stops_the_builder_and_leaves_no_engine(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        to_tensorrt.build_engine(half_unet, to_tensorrt.Order(unet, RTX, (86,)), tmp_path / "model.plan", interrupted)
+        to_tensorrt.build_engine(half_unet, order(unet, 86), tmp_path / "model.plan", interrupted)
 
     assert not (tmp_path / "model.plan").exists()
 
@@ -100,15 +115,23 @@ def test_runtime_whose_library_is_missing_is_refused_before_anything_is_built(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whole_repository_of_engines_is_built(tmp_path: Path) -> None:
-    out = tmp_path / "models"
-    checkpoint = str(ROOT / "demo" / "checkpoint")
+def test_whole_repository_of_engines_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    engines = tmp_path / "models"
+    common = ["--checkpoint", str(ROOT / "demo" / "checkpoint"), "--runtime", "tensorrt-rtx", "--sm", "86"]
 
-    code = main(["--checkpoint", checkpoint, "--runtime", "tensorrt-rtx", "--sm", "86", "--out", str(out)])
+    assert main([*common, "--sizes", "512x512", "--out", str(engines)]) == 0
 
-    assert code == 0
-    for name in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
-        assert (out / name / "1" / "model.plan").stat().st_size > 100_000
-        assert 'platform: "tensorrt_plan"' in (out / name / "config.pbtxt").read_text()
-    assert (out / "remarque.json").is_file()
-    assert not list(out.rglob("*.onnx"))
+    for name in NETWORKS:
+        (plan,) = (engines / name / "1").glob("*.plan")
+        assert plan.name == f"tensorrt_rtx-{tensorrt_rtx_version()}-sm86.plan"
+        assert plan.stat().st_size > 100_000
+        config = (engines / name / "config.pbtxt").read_text()
+        assert 'platform: "tensorrt_plan"' in config and plan.name in config
+        assert plan.with_name(f"{plan.name}.json").is_file()
+    assert (engines / "remarque.json").is_file()
+    assert not list(engines.rglob("*.onnx"))
+
+
+def tensorrt_rtx_version() -> str:
+    return version_of(RTX)

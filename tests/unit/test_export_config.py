@@ -5,16 +5,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import tritonclient
 from export_checkpoints import SD15_BLOCKS, projections
 from google.protobuf import text_format
 
-from export.config_pbtxt import Serving, render
+from export.checkpoint import open_checkpoint
+from export.config_pbtxt import NATIVE, Serving, render
+from export.graph_cache import SHIPPED
+from export.profiles import profiles_of
 from export.specs import (
     FAMILIES,
     Architecture,
-    Axis,
     Device,
     Graph,
     Precision,
@@ -22,7 +25,6 @@ from export.specs import (
     TextEncoder,
     graphs_of,
     precision_of,
-    profiles_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -31,12 +33,18 @@ SD15 = Architecture(
 )
 SERVINGS = [
     (Serving(Runtime.ONNX, Device.CPU), Precision.FP32),
+    (Serving(Runtime.ONNX, Device.CPU, NATIVE), Precision.FP32),
     (Serving(Runtime.ONNX, Device.GPU), Precision.FP16),
     (Serving(Runtime.TENSORRT, Device.GPU), Precision.FP16),
     (Serving(Runtime.TENSORRT, Device.GPU), Precision.BF16),
 ]
 CASES = [
-    pytest.param(graph, serving, precision, id=f"{graph.name}-{serving.runtime}-{serving.device}-{precision}")
+    pytest.param(
+        graph,
+        serving,
+        precision,
+        id=f"{graph.name}-{serving.runtime}-{serving.device}-{serving.local_runtime}-{precision}",
+    )
     for graph, (serving, precision) in product(graphs_of(SD15), SERVINGS)
 ]
 # (dims, type at fp32, type at fp16) of every tensor clients may rely on.
@@ -111,7 +119,8 @@ def test_models_run_where_the_serving_says(graph: Graph, serving: Serving, preci
         (Runtime.ONNX, Device.GPU): ("", "onnxruntime_onnx"),
         (Runtime.TENSORRT, Device.GPU): ("", "tensorrt_plan"),
     }
-    assert (config.backend, config.platform) == expected[serving.runtime, serving.device]
+    native = ("", "onnxruntime_onnx") if serving.local_runtime == NATIVE else None
+    assert (config.backend, config.platform) == (native or expected[serving.runtime, serving.device])
 
 
 def test_local_models_are_told_their_runtime_graph_and_threads() -> None:
@@ -122,6 +131,15 @@ def test_local_models_are_told_their_runtime_graph_and_threads() -> None:
 
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert parameters == {"runtime": "onnxruntime-f32", "graph": "model.onnx", "threads": "2"}
+
+
+def test_tritons_own_backend_on_a_cpu_is_told_its_threads_and_nothing_of_ours() -> None:
+    decoder = next(graph for graph in graphs_of(SD15) if graph.name == "vae_decoder")
+
+    config = parse(render(decoder, Serving(Runtime.ONNX, Device.CPU, NATIVE, 2), Precision.FP32))
+
+    assert {key: value.string_value for key, value in config.parameters.items()} == {"intra_op_thread_count": "2"}
+    assert config.default_model_filename == "model.onnx"
 
 
 def test_decoder_is_told_to_refuse_a_picture_that_overflowed() -> None:
@@ -139,17 +157,54 @@ def test_committed_configs_are_what_is_rendered_for_sd15_on_tensorrt(graph: Grap
     assert committed == render(graph, Serving(Runtime.TENSORRT, Device.GPU), Precision.FP16)
 
 
+ENGINES = Serving(Runtime.TENSORRT, Device.GPU, plan_file="tensorrt-11.1.0.4-sm89.plan", compute_capability="8.9")
+
+
 @pytest.mark.parametrize("graph", graphs_of(SD15), ids=lambda graph: graph.name)
-def test_every_profile_spans_the_whole_range_that_the_config_promises(graph: Graph) -> None:
-    for profile in profiles_of(graph):
-        for tensor in graph.inputs:
-            low, best, high = profile.shapes[tensor.name]
-            assert low[0] == 1
-            assert high[0] == graph.batching[Device.GPU].max_rows
-            for dim, smallest, tuned, largest in zip(tensor.dims, low[1:], best[1:], high[1:], strict=True):
-                bounds = (dim.minimum, dim.maximum) if isinstance(dim, Axis) else (dim, dim)
-                assert (smallest, largest) == bounds
-                assert smallest <= tuned <= largest
+def test_every_profile_of_an_engine_is_named_so_that_triton_uses_it(graph: Graph) -> None:
+    config = parse(render(graph, ENGINES, Precision.FP16))
+
+    (group,) = config.instance_group
+    count = len(profiles_of(graph, graph.batching[Device.GPU]))
+    assert list(group.profile) == [str(index) for index in range(count)]
+    # Else each profile's context would take the memory of the largest.
+    assert config.parameters["execution_context_allocation_strategy"].string_value == "ON_PROFILE_CHANGE"
+
+
+@pytest.mark.parametrize("graph", graphs_of(SD15), ids=lambda graph: graph.name)
+def test_engine_is_found_on_the_gpu_it_was_built_for_and_on_no_other(graph: Graph) -> None:
+    config = parse(render(graph, ENGINES, Precision.FP16))
+
+    assert dict(config.cc_model_filenames) == {"8.9": "tensorrt-11.1.0.4-sm89.plan"}
+    assert config.default_model_filename == ""
+
+
+def test_cuda_graphs_are_captured_for_exact_shapes_of_every_input() -> None:
+    unet = next(graph for graph in graphs_of(SD15) if graph.name == "unet")
+
+    config = parse(render(unet, ENGINES, Precision.FP16))
+
+    cuda = config.optimization.cuda
+    assert cuda.graphs
+    assert len(cuda.graph_spec) == 26
+    inputs = {tensor.name: tensor for tensor in config.input}
+    for spec in cuda.graph_spec:
+        assert 1 <= spec.batch_size <= config.max_batch_size
+        assert not spec.HasField("graph_lower_bound")
+        assert spec.input.keys() == inputs.keys()
+        for name, shape in spec.input.items():
+            declared = inputs[name].dims
+            assert all(size in (wanted, -1) or wanted == -1 for size, wanted in zip(shape.dim, declared, strict=True))
+            assert all(size > 0 for size in shape.dim)
+
+
+@pytest.mark.parametrize(("graph", "serving", "precision"), CASES)
+def test_only_engines_have_profiles_and_cuda_graphs(graph: Graph, serving: Serving, precision: Precision) -> None:
+    config = parse(render(graph, serving, precision))
+
+    is_engine = serving.runtime is Runtime.TENSORRT
+    assert bool(config.instance_group[0].profile) == is_engine
+    assert config.optimization.cuda.graphs == (is_engine and graph.name == "unet")
 
 
 def test_without_styles_the_unet_is_the_plain_one() -> None:
@@ -189,3 +244,41 @@ def test_repository_readme_lists_every_tensor() -> None:
     for graph, tensor in TENSORS:
         assert f"`{graph}`" in page
         assert f"`{tensor}`" in page
+
+
+GRAPHS = {
+    path: onnx.load_model(path, load_external_data=False).graph for folder in SHIPPED for path in folder.glob("*.onnx")
+}
+_ONNX_TYPES = {"TYPE_INT64": 7, "TYPE_FP32": 1, "TYPE_FP16": 10, "TYPE_UINT8": 2}
+
+
+def declared_and_held(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors as ``config.pbtxt`` declares them for a committed graph, and as the graph has them; -1 is open."""
+    name, precision, _ = path.stem.rsplit("-", 2)
+    held = {}
+    for entry in (*GRAPHS[path].input, *GRAPHS[path].output):
+        dims = [dim.dim_value or -1 for dim in entry.type.tensor_type.shape.dim]
+        held[entry.name] = (entry.type.tensor_type.elem_type, dims[1:])
+    demo = open_checkpoint(str(ROOT / "demo" / "checkpoint")).architecture
+    architecture = demo if path.parent.parent.name == "demo" else SD15
+    graph = next(g for g in graphs_of(architecture, 8 if "style" in held else 0) if g.name == name)
+    config = parse(render(graph, Serving(Runtime.ONNX, Device.GPU), Precision(precision)))
+    declared = {
+        tensor.name: (_ONNX_TYPES[MODEL_CONFIG.DataType.Name(tensor.data_type)], list(tensor.dims))
+        for tensor in (*config.input, *config.output)
+    }
+    return declared, held
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_config_declares_the_tensors_that_the_onnx_graph_has(path: Path) -> None:
+    declared, held = declared_and_held(path)
+
+    assert declared.keys() == held.keys()
+    for name, (element_type, dims) in declared.items():
+        assert element_type == held[name][0]
+        assert len(dims) == len(held[name][1])
+        # A tracer leaves outputs' sizes open that the table knows; what both say must agree.
+        assert all(-1 in pair or pair[0] == pair[1] for pair in zip(dims, held[name][1], strict=True)), name
+    inputs = {entry.name for entry in GRAPHS[path].input}
+    assert all(declared[name][1] == held[name][1] for name in inputs)

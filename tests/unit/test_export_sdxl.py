@@ -12,7 +12,8 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.description import describe
 from export.errors import ExportError
 from export.graph_cache import file_name
-from export.specs import Axis, Device, Graph, Precision, graphs_of, precision_of, profiles_of
+from export.profiles import profiles_of
+from export.specs import Axis, Device, Graph, Precision, graphs_of, precision_of
 
 UNET = {"cross_attention_dim": 80, "addition_embed_type": "text_time", "block_out_channels": [32, 64, 64]}
 SECOND = {"architectures": ["CLIPTextModelWithProjection"], "hidden_size": 48, "projection_dim": 40, "vocab_size": 514}
@@ -135,7 +136,7 @@ def test_controlnets_are_fused_with_the_unet_in_one_more_model(folder: Path, tmp
 
 def test_what_a_controlnet_sees_is_as_large_as_the_picture(folder: Path, tmp_path: Path) -> None:
     fused = graph_of(with_controls(folder, tmp_path, "depth"), "unet_controlnet")
-    for profile in profiles_of(fused):
+    for profile in profiles_of(fused, fused.batching[Device.GPU]):
         for latents, seen in zip(profile.shapes["sample"], profile.shapes["control_depth"], strict=True):
             assert (latents[0], 8 * latents[2], 8 * latents[3]) == seen[:3]
 
