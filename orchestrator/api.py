@@ -36,7 +36,8 @@ def build_app(
 ) -> Starlette:
     """The routes. ``not_ready`` names each part that does not work and why; an empty mapping is ready."""
 
-    def healthz(_: Request) -> Response:
+    async def healthz(_: Request) -> Response:
+        # Needs no thread: a store that hangs may hold all of those, and the process is alive all the same.
         return Response('{"alive": true}', media_type="application/json")
 
     def readyz(_: Request) -> Response:
@@ -44,7 +45,7 @@ def build_app(
         body = json.dumps({"ready": not missing, "not_ready": dict(missing)}, ensure_ascii=False)
         return Response(body, status_code=503 if missing else 200, media_type="application/json")
 
-    def metrics_page(_: Request) -> Response:
+    async def metrics_page(_: Request) -> Response:
         return Response(metrics(), headers={"content-type": METRICS_TYPE})
 
     app = Starlette(
