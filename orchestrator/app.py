@@ -2,13 +2,14 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
 from orchestrator.clients.buckets import BucketSettings
+from orchestrator.clients.gate import Batch
 from orchestrator.clients.storage import Reader, Storage
 from orchestrator.clients.triton import TritonModels
 from orchestrator.config import Settings
@@ -46,7 +47,9 @@ class Studio:
         return None if self.models is None else self.painter.checkpoint
 
 
-def build_studio(settings: Settings, count_merged: MergedCount | None = None) -> Studio:
+def build_studio(
+    settings: Settings, count_merged: MergedCount | None = None, on_batch: Callable[[Batch], None] | None = None
+) -> Studio:
     """The pipeline on Triton, the mock, or, where inference is switched off, what the settings put in its place."""
     mocked = settings.models.mode == "mock" or (
         not settings.models.enabled and settings.models.disabled_fallback == "mock"
@@ -58,13 +61,21 @@ def build_studio(settings: Settings, count_merged: MergedCount | None = None) ->
     if settings.models.mode == "managed":
         raise ConfigError("INFERENCE_MODE is 'managed'; pictures are made by self or mock, managed serves staging only")
     checkpoint = read_checkpoint(settings.models.repository)
-    models = build_models(settings)
+    models = build_models(settings, tuple(checkpoint.models), on_batch)
     return Studio(Pipeline(models, checkpoint, _merged(settings, models, checkpoint, count_merged)), models, mock=False)
 
 
-def build_models(settings: Settings) -> Server:
-    """The Triton that settings name, or several as one."""
-    servers = {url: TritonModels(url, deadline_s=settings.service.job_timeout_s) for url in settings.models.triton_urls}
+def build_models(settings: Settings, models: Sequence[str], on_batch: Callable[[Batch], None] | None = None) -> Server:
+    """The Triton that settings name, or several as one; ready when all of ``models`` are.
+
+    ``on_batch`` hears of every batch of steps.
+    """
+    deadline_s, ca_file = settings.service.job_timeout_s, settings.models.triton_ca_file
+    heard = on_batch or (lambda batch: None)
+    servers = {
+        url: TritonModels(url, models=models, deadline_s=deadline_s, ca_file=ca_file, on_batch=heard)
+        for url in settings.models.triton_urls
+    }
     return Endpoints(servers) if len(servers) > 1 else next(iter(servers.values()))
 
 
