@@ -44,9 +44,9 @@ def exchange(
             call.watch(connection.sock)
             target = (address.path or "/") + (f"?{address.query}" if address.query else "")
             connection.request(method, target, body=body, headers={"Accept-Encoding": "identity", **headers})
-            answer = connection.getresponse()
-            found = answer.read(limit_bytes + 1)
-            whole = HttpAnswer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, found)
+            with connection.getresponse() as answer:
+                found = answer.read(limit_bytes + 1)
+                whole = HttpAnswer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, found)
         except (OSError, http.client.HTTPException) as error:
             if call.expired or isinstance(error, TimeoutError):
                 raise DeadlineExceeded(f"{shown} took over {deadline_s:.3g} s") from None

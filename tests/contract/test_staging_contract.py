@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 import schemathesis
-from fakes.staging import OTHER_TOKEN, TOKEN, Staging, encoded, room, staging
+from fakes.staging import ADMIN_TOKEN, OTHER_TOKEN, TOKEN, Staging, encoded, room, staging
 from PIL import Image
 
 from orchestrator.imaging.inspection import read
@@ -160,6 +160,40 @@ def test_a_large_body_of_unknown_size_is_refused_while_it_comes(served: Staging)
     else:
         assert_problem(answer, 413, "invalid_input")
     assert len(sent) < 3000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/infer", {}, 405),
+        ("PATCH", "/infer/a", {}, 405),
+        ("POST", "/infer/", {}, 404),
+        ("GET", "/nothing", {}, 404),
+        ("POST", "/infer", {"data": b"<xml/>", "headers": {"Content-Type": "text/xml"}}, 415),
+        ("POST", "/infer", {"data": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+        ("GET", "/infer/unheard-of", {}, 404),
+        ("DELETE", "/infer/unheard-of", {}, 404),
+        ("GET", "/infer/unheard-of/events", {}, 404),
+    ],
+)
+def test_wrong_calls_are_problems_too(served: Staging, method: str, path: str, options: dict, status: int):
+    assert_problem(served.call(method, path, **options), status, "not_found" if status == 404 else "invalid_input")
+
+
+def test_a_fault_of_the_service_is_a_problem_that_says_nothing_of_its_inside(
+    served: Staging, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("orchestrator.staging.routes.openapi_document", lambda: 1 / 0)
+    answer = requests.get(served.url + "/openapi.json", timeout=10)
+    assert_problem(answer, 500, "provider_transient")
+    assert "division" not in answer.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_operators_and_callers_do_not_share_tokens(served: Staging):
+    assert_problem(served.call("GET", "/admin/routing"), 401, "invalid_input")
+    assert_problem(served.call("GET", "/infer/a", ADMIN_TOKEN), 401, "invalid_input")
+    assert served.call("GET", "/admin/routing", ADMIN_TOKEN).json()["mode"] == "mock"
 
 
 def test_every_answer_says_how_much_of_the_rate_is_left(tmp_path: Path):
