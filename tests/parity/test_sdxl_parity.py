@@ -177,8 +177,8 @@ def given(case: Case) -> dict[str, object]:
     return said
 
 
-def plan_of(case: Case, folder: Path):
-    job = Job(
+def job_of(case: Case) -> Job:
+    return Job(
         generation_id=1,
         task_id="t",
         prompt="a red boat at dusk, 초상화",
@@ -191,7 +191,11 @@ def plan_of(case: Case, folder: Path):
         sampler=case.sampler,
         spacing=case.options.get("timestep_spacing"),
     )
-    return make_plan(job, networks.describe(folder, case.family, CONTROLS), lambda: 1, pictures=case.pictures)
+
+
+def plan_of(case: Case, folder: Path):
+    served = networks.describe(folder, case.family, CONTROLS)
+    return make_plan(job_of(case), served, lambda: 1, pictures=case.pictures)
 
 
 def ours(case: Case, folder: Path, models) -> np.ndarray:
@@ -212,7 +216,6 @@ def test_picture_equals_that_of_diffusers(case: Case, folders, models):
     made = ours(case, folders[case.family], models[case.family])
 
     assert expected.std() > 1
-    print(f"\n{case}: {psnr_db(made, expected):.1f} dB")
     assert psnr_db(made, expected) >= 45
 
 
