@@ -1,7 +1,7 @@
 """Builds the worker's service out of settings: everything started in order, and ended in the reverse one."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.api import HttpServer, build_app
 from orchestrator.app import build_buckets, build_shelf, build_signing_key, build_studio
 from orchestrator.clients.amqp import Endpoint
+from orchestrator.clients.gate import Batch
 from orchestrator.clients.rabbitmq import Broker
 from orchestrator.clients.storage import Storage
 from orchestrator.clients.webhook import Patience, WebhookSender
@@ -51,7 +52,7 @@ def running_service(settings: Settings) -> Iterator[Worker]:
     """A worker that is ready to :meth:`~Worker.run`, with everything around it started; ended on leaving."""
     telemetry, tracing = Telemetry(), build_tracing(settings)
     listen = telemetry if tracing is None else _each(telemetry, tracing)
-    studio, storage = build_studio(settings, telemetry.merged), build_storage(settings)
+    studio, storage = build_studio(settings, telemetry.merged, _batches(telemetry, tracing)), build_storage(settings)
     ledger = Ledger(storage, _required("RESULT_STORE", settings.store.results))
     broker = build_broker(settings)
     patient = WebhookSender(settings.webhooks)
@@ -104,10 +105,19 @@ def build_tracing(settings: Settings) -> "Tracing | None":
     return Tracing.to_collector(settings.service.traces_url)
 
 
-def _each(*listeners: Emit) -> Emit:
+def _each(telemetry: Telemetry, tracing: "Tracing") -> Emit:
     def listen(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
+        telemetry(event)
+        tracing(event)
+
+    return listen
+
+
+def _batches(telemetry: Telemetry, tracing: "Tracing | None") -> Callable[[Batch], None]:
+    def listen(batch: Batch) -> None:
+        telemetry.batch(batch)
+        if tracing is not None:
+            tracing.batch(batch)
 
     return listen
 

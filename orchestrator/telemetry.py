@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from orchestrator.clients.gate import Batch
 from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 
 # What makes metrics elsewhere comes from here: this module alone imports the library.
@@ -28,6 +29,7 @@ STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 JOB_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 STAGE_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 WAIT_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0, 1800.0)
+ROW_BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 SIZES_PX = (512, 768, 1024)
 STYLE_BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LOG = logging.getLogger("remarque")
@@ -81,6 +83,19 @@ class Telemetry:
             "Publication, or delivery where nobody stamped it, to start",
             ["since"],
             buckets=WAIT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._batch_rows = Histogram(
+            "remarque_batch_rows", "Rows of a batch of steps", ["model"], buckets=ROW_BUCKETS, registry=self.registry
+        )
+        self._batch_members = Histogram(
+            "remarque_batch_members", "Jobs in a batch of steps", ["model"], buckets=ROW_BUCKETS, registry=self.registry
+        )
+        self._batch_seconds = Histogram(
+            "remarque_batch_seconds",
+            "A batch of steps, from its release to its last answer",
+            ["model"],
+            buckets=STEP_BUCKETS_S,
             registry=self.registry,
         )
         self._waiting = Gauge("remarque_jobs_waiting", "Jobs taken that wait for their turn", registry=self.registry)
@@ -158,6 +173,12 @@ class Telemetry:
         """Count what was done with a merged model: ``hit``, ``merge``, ``load`` or ``evict``."""
         self._merged.labels(model, action).inc()
         self._merged_seconds.labels(action).observe(seconds)
+
+    def batch(self, batch: Batch) -> None:
+        """Count one group of rows that several jobs' steps went through Triton in."""
+        self._batch_rows.labels(batch.model).observe(batch.rows)
+        self._batch_members.labels(batch.model).observe(batch.members)
+        self._batch_seconds.labels(batch.model).observe(batch.seconds)
 
     def watch_waiting(self, count: Callable[[], int]) -> None:
         """Have ``count`` asked for the jobs that wait, whenever the metrics are read."""

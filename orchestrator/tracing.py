@@ -18,6 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from orchestrator import __version__
+from orchestrator.clients.gate import Batch
 from orchestrator.job import Event, Failed, HandedBack, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.trace import Trace, trace_of
 
@@ -84,6 +85,16 @@ class Tracing:
             ok = answer == "accepted"
             self._span(under, "webhook", time.time() - seconds, seconds, told, kind=SpanKind.CLIENT, ok=ok)
 
+    def batch(self, batch: Batch) -> None:
+        """The span of one batch of steps. It serves many jobs and so lies in none of their traces."""
+        trace = Trace(f"{self._ids.generate_trace_id():032x}", f"{self._ids.generate_span_id():016x}")
+        told: Attributes = {
+            "remarque.model": batch.model,
+            "remarque.rows": batch.rows,
+            "remarque.members": batch.members,
+        }
+        self._whole(trace, "batch", time.time() - batch.seconds, told, SpanKind.CLIENT)
+
     def close(self) -> None:
         """Send what is left, for a few seconds."""
         self._processor.force_flush(FLUSH_MS)
@@ -105,19 +116,31 @@ class Tracing:
 
     def _end(self, generation_id: int, status: Status, attributes: Attributes) -> None:
         attempt = self._open.pop(generation_id)
-        trace = attempt.trace
+        told = {**attempt.attributes, **attributes, "remarque.steps": attempt.steps}
+        self._whole(attempt.trace, "generation", attempt.began_s, told, SpanKind.CONSUMER, status)
+
+    def _whole(
+        self,
+        trace: Trace,
+        name: str,
+        began_s: float,
+        attributes: Attributes,
+        kind: SpanKind,
+        status: Status | None = None,
+    ) -> None:
+        """A span whose own id is the trace's, ended now."""
         parent = None if trace.parent_id is None else _context(trace, int(trace.parent_id, 16), remote=True)
         self._send(
             ReadableSpan(
-                name="generation",
+                name=name,
                 context=_context(trace, int(trace.span_id, 16)),
                 parent=parent,
                 resource=self._resource,
-                attributes={**attempt.attributes, **attributes, "remarque.steps": attempt.steps},
-                kind=SpanKind.CONSUMER,
+                attributes=dict(attributes),
+                kind=kind,
                 instrumentation_scope=_SCOPE,
-                status=status,
-                start_time=_ns(attempt.began_s),
+                status=status or Status(StatusCode.UNSET),
+                start_time=_ns(began_s),
                 end_time=_ns(time.time()),
             )
         )

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from fakes.kustomize import render
 from integration.management import Management, management
 from integration.service import Service, message, service, until
-from unit.small_styles import kohya_style
+from safetensors.numpy import save_file
 
 from local.rabbitmq import free_ports
 
@@ -92,7 +93,12 @@ def environment(service: Service, management: Management, tmp_path: Path) -> Ite
     service.publish(message(7), message(8, aspect_ratio="9:9"))
     service.wait([7, 8])
     until(lambda: service.dead_count() == 1)
-    (tmp_path / "style.safetensors").write_bytes(kohya_style())
+    layer = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    factors = {
+        f"{layer}.lora_A.weight": np.ones((2, 64), np.float32),
+        f"{layer}.lora_B.weight": np.ones((64, 2), np.float32),
+    }
+    save_file(factors, tmp_path / "style.safetensors")
     yield {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

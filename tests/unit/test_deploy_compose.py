@@ -148,7 +148,7 @@ def run_command_of(service: str, folder: Path, program: str, environment: dict[s
     stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     stub.chmod(0o755)
     words = SERVICES[service]["command"]
-    script = words[-1].replace("$$", "$").replace("/run/", f"{folder}/")
+    script = words[-1].replace("$$", "$").replace("/run/", f"{folder}/").replace("/models/check", f"{folder}/check")
     return subprocess.run(
         ["bash" if words[0] == "bash" else "sh", "-c", script],
         env={"PATH": f"{folder}:{os.environ['PATH']}", **environment},

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import Metric
 
 from local.environment import state_folder
 from local.promtool import promtool
 from orchestrator.errors import ServiceError
+from orchestrator.staging_telemetry import StagingTelemetry
 from orchestrator.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +30,15 @@ def rules() -> list[dict[str, object]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
+def families() -> list[Metric]:
+    """What the worker and the staging service offer."""
+    return [family for telemetry in (Telemetry(), StagingTelemetry()) for family in telemetry.registry.collect()]
+
+
 def served() -> set[str]:
     """Every sample that /metrics can offer, labels aside."""
     names = set()
-    for family in Telemetry().registry.collect():
+    for family in families():
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         names |= {family.name + ending for ending in endings}
     return names
@@ -65,8 +72,7 @@ def test_every_query_names_metrics_that_exist() -> None:
 
 def test_every_metric_of_ours_is_on_the_page_and_the_page_has_no_other() -> None:
     told = set(re.findall(r"^\| `(remarque_\w+)` \|", PAGE, re.MULTILINE))
-    families = {f.name + ("_total" if f.type == "counter" else "") for f in Telemetry().registry.collect()}
-    assert told == families
+    assert told == {f.name + ("_total" if f.type == "counter" else "") for f in families()}
 
 
 def test_labels_in_queries_are_labels_of_the_metric() -> None:

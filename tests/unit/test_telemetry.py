@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.api import HttpServer, build_app
+from orchestrator.clients.gate import Batch
 from orchestrator.errors import ServiceError
 from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.telemetry import JsonLines, Telemetry
@@ -82,6 +83,14 @@ def test_the_parts_of_a_job_are_timed() -> None:
     telemetry = Telemetry()
     telemetry(Staged(generation_id=1, stage="decode", began_s=0.0, seconds=0.3))
     assert value(telemetry, "remarque_stage_seconds_sum", stage="decode") == pytest.approx(0.3)
+
+
+def test_batches_of_steps_are_counted_by_rows_and_by_jobs() -> None:
+    telemetry = Telemetry()
+    telemetry.batch(Batch("unet", rows=6, members=3, seconds=0.2))
+    assert value(telemetry, "remarque_batch_rows_sum", model="unet") == 6
+    assert value(telemetry, "remarque_batch_members_sum", model="unet") == 3
+    assert value(telemetry, "remarque_batch_seconds_count", model="unet") == 1
 
 
 def test_jobs_that_wait_are_asked_for_when_the_page_is_read() -> None:

@@ -5,6 +5,7 @@ import threading
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from orchestrator.clients.gate import Batch
 from orchestrator.job import Event, Failed, HandedBack, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.stages import Stage, listening, stage
 from orchestrator.trace import trace_of
@@ -111,6 +112,13 @@ def test_the_call_of_the_backend_lies_below_its_attempt_wherever_it_is_made(kept
     assert call.parent is not None
     assert f"{call.parent.span_id:016x}" == TRACE.span_id
     assert not call.status.is_ok
+
+
+def test_a_batch_of_steps_is_a_span_of_its_own_with_its_rows_and_members(kept: Kept) -> None:
+    Tracing(kept).batch(Batch("unet", rows=6, members=3, seconds=0.25))
+    (batch,) = kept.spans
+    assert batch.attributes == {"remarque.model": "unet", "remarque.rows": 6, "remarque.members": 3}
+    assert (batch.name, batch.parent) == ("batch", None)
 
 
 def test_a_prompt_is_in_no_span(kept: Kept) -> None:
