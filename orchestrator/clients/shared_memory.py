@@ -67,9 +67,9 @@ def _locked_file(folder: Path, size_bytes: int) -> tuple[str, mmap.mmap]:
     while True:
         name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         path = folder / name
-        # A server of the same group may run under another user.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
+            os.fchmod(descriptor, 0o660)  # a server of the same group may run under another user, whatever the umask
             with suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(descriptor).st_nlink:  # else somebody swept it before it was locked

@@ -221,6 +221,12 @@ def test_a_region_is_locked_while_its_owner_lives(tmp_path: Path) -> None:
     assert list(left_behind(tmp_path)) == [name]
 
 
+def test_a_server_of_the_same_group_may_write_to_a_region_and_nobody_else(tmp_path: Path) -> None:
+    region = Region({"x": ((4,), np.dtype(np.float32))}, tmp_path)
+    assert (tmp_path / region.name).stat().st_mode & 0o777 == 0o660
+    region.close()
+
+
 def test_arrays_of_a_region_do_not_overlap_and_are_aligned(tmp_path: Path) -> None:
     region = Region({"a": ((3,), np.dtype(np.float16)), "b": ((2, 2), np.dtype(np.float32))}, tmp_path)
     region.arrays["a"][...] = 7
