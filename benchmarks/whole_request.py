@@ -9,51 +9,54 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.repository import row_limit
-from benchmarks.served import Lap, Served, metadata
+from benchmarks.served import Lap, Served
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.conditioning import EMBEDDINGS_KEPT
 from orchestrator.diffusion.denoiser import denoiser, guided
+from orchestrator.diffusion.embeddings import EmbeddingCache
 from orchestrator.diffusion.noise import StepNoise, TorchNormal
 from orchestrator.diffusion.prompt import Chunk, weigh
 from orchestrator.diffusion.sampling import SAMPLERS
+from orchestrator.pipeline import Models
 from orchestrator.plan import Plan
-
-STEPPED = ("sample", "timestep")
 
 
 class WholeRequests:
-    """Paints batches of alike plans on ``server``."""
+    """Paints batches of alike plans; ``at_once`` pictures fill an execution of the UNet, fewer one of the decoder."""
 
-    def __init__(self, server: Served) -> None:
-        self._server = server
-        self.at_once = max(1, row_limit(server.repository, "unet") // 2)
-        self._decoded_at_once = row_limit(server.repository, "vae_decoder")
-        declared = metadata(server.triton.http_url, "unet")["inputs"]
-        # A style that no job asks for: zeros.
-        self._others = {
-            entry["name"]: entry["shape"][1:]
-            for entry in declared
-            if entry["name"] not in (*STEPPED, "encoder_hidden_states")
-        }
+    def __init__(self, models: Models, checkpoint: CheckpointInfo, at_once: int, decoded_at_once: int) -> None:
+        self._models = models
+        self._checkpoint = checkpoint
+        self.at_once = at_once
+        self._decoded_at_once = decoded_at_once
+        self._embeddings = EmbeddingCache(EMBEDDINGS_KEPT)
+
+    @classmethod
+    def on(cls, server: Served) -> Self:
+        """With the batches that the server's repository allows."""
+        rows = row_limit(server.repository, "unet")
+        return cls(server.models, server.checkpoint, max(1, rows // 2), row_limit(server.repository, "vae_decoder"))
 
     def paint(self, plans: Sequence[Plan]) -> list[NDArray[np.uint8]]:
         """One picture a plan; all plans are alike."""
         plan, count = plans[0], len(plans)
         levels = plan.passes[0].levels
-        shape = (1, self._server.checkpoint.latent_channels, plan.height_px // 8, plan.width_px // 8)
+        shape = (1, self._checkpoint.latent_channels, plan.height_px // 8, plan.width_px // 8)
         noise = np.concatenate([TorchNormal(each.seed).draw(shape) for each in plans])
         rows = self._rows(plans)
-        with self._server.models.conditioned("unet", rows) as network:
+        with self._models.conditioned("unet", rows) as network:
             denoise = denoiser(guided(network, plan.guidance_scale), levels)
             drawn = StepNoise(plan.seed, noise.shape, first=levels.first)
             *_, step = SAMPLERS[plan.sampler](denoise, levels.start(noise), levels, drawn)
         latents = levels.model_latents(step)
         parts = range(0, count, self._decoded_at_once)
-        decoded = [self._server.models.decode(latents[first : first + self._decoded_at_once]) for first in parts]
+        decoded = [self._models.decode(latents[first : first + self._decoded_at_once]) for first in parts]
         return list(np.concatenate(decoded))
 
     def arriving(self, plans: Sequence[Plan], at_s: Sequence[float]) -> list[Lap]:
@@ -88,24 +91,23 @@ class WholeRequests:
         first = waiting[0][1]
         batch = [entry for entry in waiting if _alike(entry[1], first)][: self.at_once]
         for entry in batch:
-            with suppress(ValueError):
-                waiting.remove(entry)
+            waiting.remove(entry)
         return batch
 
     def _rows(self, plans: Sequence[Plan]) -> dict[str, NDArray[np.float32]]:
         """What stays the same: all negative prompts, then all prompts."""
-        chunks: list[tuple[Chunk, ...]] = [plan.negative_chunks for plan in plans if plan.negative_chunks]
-        chunks += [plan.prompt_chunks for plan in plans]
-        hidden = np.concatenate([self._encoded(each) for each in chunks])
-        zeros = {name: np.zeros((len(hidden), *dims), np.float32) for name, dims in self._others.items()}
-        return {"encoder_hidden_states": hidden, **zeros}
-
-    def _encoded(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        ids = np.array([chunk.ids for chunk in chunks], np.int64)
-        answer = self._server.models.run("text_encoder", {"input_ids": ids}, ("last_hidden_state",))
-        states = answer["last_hidden_state"]
-        weighed = [weigh(each, chunk.weights) for each, chunk in zip(states, chunks, strict=True)]
-        return np.concatenate(weighed)[None].astype(np.float32, copy=False)
+        prompts: list[tuple[Chunk, ...]] = [plan.negative_chunks for plan in plans if plan.negative_chunks]
+        prompts += [plan.prompt_chunks for plan in plans]
+        chunks = [chunk for prompt in prompts for chunk in prompt]
+        found = self._embeddings.find(
+            plans[0].weights_sha256, [chunk.ids for chunk in chunks], self._models.encode_text
+        )
+        weighed = [weigh(each.hidden, chunk.weights) for each, chunk in zip(found, chunks, strict=True)]
+        hidden = np.stack(weighed).reshape(len(prompts), -1, weighed[0].shape[-1]).astype(np.float32, copy=False)
+        rows = {"encoder_hidden_states": hidden}
+        if self._checkpoint.style_layout.size:  # no job of this benchmark has a style
+            rows["style"] = np.zeros((len(hidden), self._checkpoint.style_layout.size), np.float32)
+        return rows
 
 
 def _alike(plan: Plan, other: Plan) -> bool:

@@ -25,7 +25,7 @@ STEPWISE, WHOLE = "step by step", "whole requests"
 def run(bench: Bench) -> Section:
     """The same arrivals, once each way, at each load of what ten jobs at once reach."""
     with served(bench.repository) as server:
-        rival = WholeRequests(server)
+        rival = WholeRequests.on(server)
         plans = _plans(server, bench.scaled(JOBS, 12))
         capacity = _capacity(server, rival, plans)
         laps: dict[str, list[Lap]] = {}
