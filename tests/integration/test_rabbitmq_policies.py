@@ -1,6 +1,7 @@
 """deploy/rabbitmq/policies.json on a real broker with replicated queues, declared as publishers and workers declare them."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -88,7 +89,8 @@ def test_a_job_that_ends_every_worker_goes_to_the_dead_queue_instead_of_round_fo
         return declared(channel, QUEUES.dead) == 1
 
     until(buried, within_s=60)
-    assert deliveries == POLICIES["remarque-jobs"]["definition"]["delivery-limit"] + 1
+    # Versions differ in whether the first delivery counts.
+    assert deliveries - POLICIES["remarque-jobs"]["definition"]["delivery-limit"] in (0, 1)
 
 
 def test_the_oldest_job_of_a_queue_that_is_full_is_kept_in_the_dead_queue(
@@ -114,6 +116,12 @@ def test_the_depth_of_each_queue_is_among_the_metrics_that_prometheus_is_told_to
 ) -> None:
     declared(channel, QUEUES.work)
     page = f"{management.metrics_url}/metrics/detailed?family=queue_coarse_metrics"
-    with urllib.request.urlopen(page, timeout=10) as answer:
-        told = answer.read().decode()
-    assert f'rabbitmq_detailed_queue_messages_ready{{vhost="replicated",queue="{QUEUES.work}"}}' in told
+    series = re.compile(
+        rf'^rabbitmq_detailed_queue_messages_ready{{[^}}]*queue="{QUEUES.work}"[^}}]*}} \d', re.MULTILINE
+    )
+
+    def told() -> bool:
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            return series.search(answer.read().decode()) is not None
+
+    until(told)  # queues report every few seconds
