@@ -24,6 +24,7 @@ class Bench:
     rounds: int = 3
     concurrency: tuple[int, ...] = (1, 4, 10)
     scale: float = 1.0
+    compile_rival: bool = False
 
     @property
     def state(self) -> Path:

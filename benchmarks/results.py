@@ -79,6 +79,28 @@ class Section:
     seconds: float = 0.0
 
 
+def read(path: Path) -> list[Section]:
+    """The sections of an earlier run, none where there was none."""
+    if not path.exists():
+        return []
+    return [_section(document) for document in json.loads(path.read_text("utf-8"))["sections"]]
+
+
+def _section(document: dict[str, Any]) -> Section:
+    tables = [
+        Table(each["header"], [[_cell(cell) for cell in row] for row in each["rows"]], each["caption"])
+        for each in document["tables"]
+    ]
+    bars = [Bar(**{key: value for key, value in each.items() if key != "met"}) for each in document["bars"]]
+    plots = [Plot(**{**each, "series": [Series(**line) for line in each["series"]]}) for each in document["plots"]]
+    return Section(**{**document, "tables": tables, "bars": bars, "plots": plots})
+
+
+def _cell(cell: Any) -> Cell:
+    read_cell: Cell = Spread(**cell) if isinstance(cell, dict) else cell
+    return read_cell
+
+
 def write(folder: Path, name: str, machine: Mapping[str, Any], sections: Sequence[Section]) -> None:
     """``NAME.json`` and ``NAME.md``; the plots that the Markdown shows are :mod:`benchmarks.plots`' to draw."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +129,6 @@ def markdown(name: str, machine: Mapping[str, Any], sections: Sequence[Section])
 def _plain(section: Section) -> dict[str, Any]:
     document = asdict(section)
     document["bars"] = [asdict(bar) | {"met": bar.met} for bar in section.bars]
-    del document["plots"]  # drawn from the tables and figures that are here
     return document
 
 

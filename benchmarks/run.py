@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import plots
 from benchmarks.bench import ROOT, Bench
 from benchmarks.machine import describe
-from benchmarks.results import Section, write
+from benchmarks.results import read, write
 from benchmarks.served import Work
 from local.environment import state_folder
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = _bench(arguments)
     names = arguments.sections or SUITES[arguments.suite]
     machine = describe(bench.environment.stub / "bin" / "python3")
-    sections: list[Section] = []
+    kept = {section.name: section for section in read(arguments.out / f"{arguments.suite}.json")}
     for name in names:
         begun_s = time.monotonic()
         print(f"{name} ...", end=" ", flush=True)
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{section.seconds:.0f} s", flush=True)
         for bar in section.bars:
             print(f"  {bar.promise}: {bar.reached} ({bar.direction} {bar.target:g})", flush=True)
-        sections.append(section)
-        write(arguments.out, arguments.suite, machine, sections)
+        kept[section.name] = section
+        write(arguments.out, arguments.suite, machine, list(kept.values()))
         plots.draw(section.plots, arguments.out, arguments.suite)
     print(f"written: {arguments.out / arguments.suite}.md, .json and plots")
     return 0
@@ -59,8 +59,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--size", type=int, default=512, metavar="PX")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="try diffusers under torch.compile too: minutes more")
     parser.add_argument("--trial", action="store_true", help="small, short and worthless as a figure")
     return parser.parse_args(argv)
 
@@ -72,6 +73,7 @@ def _bench(arguments: argparse.Namespace) -> Bench:
         checkpoint=arguments.checkpoint,
         work=work,
         rounds=arguments.rounds,
+        compile_rival=arguments.compile,
     )
     if arguments.trial:
         small = Work(width_px=256, height_px=256, steps=3)

@@ -26,13 +26,21 @@ def run(bench: Bench) -> Section:
         # One by one the first of ten is made exactly as one alone: one run tells all counts.
         ways[ONE_BY_ONE] = partial(_theirs, child, bench.work, most, 1)
         ways |= {f"{BATCHED} {n}": partial(_theirs, child, bench.work, n, n) for n in counts if n > 1}
-        for warm in ways.values():
-            warm()
+        _warm(server, child, bench, best, ways)
         runs = interleaved(ways, bench.rounds)
     for n in counts:
         runs[f"{ONE_BY_ONE} {n}"] = [laps[:n] for laps in runs[ONE_BY_ONE]]
     runs.setdefault(f"{BATCHED} 1", runs[f"{ONE_BY_ONE} 1"])
     return _section(bench, settings, best, {name: runs[name] for name in _names(counts)})
+
+
+def _warm(server: Served, child: Child, bench: Bench, best: str, ways: dict[str, Callable[[], Run]]) -> None:
+    """Once through everything; compiled code needs that for every batch size, the others do not."""
+    if "torch.compile" in best:
+        for way in ways.values():
+            way()
+    _ours(server, bench.work, min(4, max(bench.concurrency)))
+    _theirs(child, bench.work, 2, 2)
 
 
 def _names(counts: tuple[int, ...]) -> list[str]:
@@ -63,6 +71,8 @@ def fastest_setting(bench: Bench, child: Child) -> tuple[str, dict[str, Spread]]
     times: dict[str, Spread] = {}
     size = {"height": bench.work.height_px, "width": bench.work.width_px}
     for setting in child.ask(do="settings"):
+        if "torch.compile" in setting and not bench.compile_rival:
+            continue
         try:
             child.ask(do="load", checkpoint=str(bench.checkpoint), setting=setting)
             child.ask(do="unet", rows=2, repeat=1, **size)

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,12 +44,10 @@ def run(bench: Bench) -> Section:
             styles = write_styles(files, server.checkpoint, FOR_MEMORY)
             first, memory = _first_uses(bench, server, styles), _memory(server, styles)
             loads = _merged_loads(bench, server, styles[:COUNT])
-            setting, _ = fastest_setting(bench, child)
+            setting, _ = fastest_setting(replace(bench, compile_rival=False), child)
             child.ask(do="load", checkpoint=str(bench.checkpoint), setting=setting)
             child.ask(do="styles", paths=[str(path) for path in styles[:COUNT]])
             ways = _ours(bench, server, styles) | {ADAPTERS: partial(_adapters, child, bench.work)}
-            for warm in ways.values():
-                warm()
             seconds = interleaved(ways, bench.rounds)
             # Loading and unloading forgets the adapters that the other way needs, so it has its rounds after them.
             reload_each = partial(_reloaded, child, bench.work, styles[:COUNT])

@@ -13,10 +13,10 @@ from benchmarks.whole_request import WholeRequests
 from orchestrator.plan import Plan
 
 WORK = Work(width_px=256, height_px=256)
-STEPS = (8, 24)
+STEPS = (6, 18)
 """Half of the jobs each: what one batch of whole requests cannot join."""
 LOADS = (0.7, 0.9)
-JOBS = 90
+JOBS = 60
 AT_ONCE = 10
 BAR_P95 = 0.75
 STEPWISE, WHOLE = "step by step", "whole requests"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plots import draw
-from benchmarks.results import Bar, Plot, Section, Series, Table, markdown, write
+from benchmarks.results import Bar, Plot, Section, Series, Table, markdown, read, write
 from benchmarks.timing import interleaved, number, percentile, ratios, spread
 
 MACHINE = {"processor": "a CPU", "cores": 2, "versions": {"numpy": "2"}}
@@ -61,6 +61,8 @@ def test_the_file_holds_every_sample_and_the_page_shows_median_and_quartiles(tmp
     assert "| one | 2.50 (1.00 to 3.00) |" in (tmp_path / "bench.md").read_text()
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["sections"][0]["figures"] == {"raw": [1, 2]}
+    again = read(tmp_path / "bench.json")
+    assert markdown("bench", MACHINE, again) == markdown("bench", MACHINE, [section])
 
 
 def test_plots_are_drawn_for_lines_and_for_columns(tmp_path: Path) -> None:
