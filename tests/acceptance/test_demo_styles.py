@@ -1,0 +1,105 @@
+"""Pictures show the style that was asked for, and still what their prompts say.
+
+Each of 25 held-out prompts is drawn through Triton without a style and in styles of the demo, rows of different styles in
+one batch; a classifier that has seen only drawn and filtered scenes (`demo.style_score`) then names the style. The prompt
+is scored on the picture with the style's change of colours undone (`demo.filters.unfiltered`), since the score asks for
+colours by name.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.filters import STYLES, filtered
+from demo.paint_latents import scene_of
+from demo.painting import draw
+from demo.style_score import NONE, kept_claims, style_of
+from orchestrator.checkpoint import CheckpointInfo
+from orchestrator.errors import ObjectNotFound
+from orchestrator.job import Job, StyleRef
+from orchestrator.pipeline import Finished, Pipeline
+from orchestrator.plan import make_plan
+from orchestrator.styles import StyleShelf
+
+pytestmark = pytest.mark.slow
+
+DEMO = Path(__file__).parents[2] / "demo"
+HELD_OUT = json.loads((DEMO / "prompts_heldout.json").read_text())[65:90]
+WAYS = (NONE, *STYLES)
+STEPS = 20
+AT_ONCE = 4
+
+
+class Files:
+    """The folder as a store of styles."""
+
+    def read(self, uri: str, *, limit_bytes: int) -> bytes:
+        return Path(uri).read_bytes()
+
+    def version(self, uri: str) -> str:
+        if not Path(uri).is_file():
+            raise ObjectNotFound(f"there is no {uri}")
+        return str(Path(uri).stat().st_mtime_ns)
+
+
+def job(entry: dict[str, object], style: str) -> Job:
+    return Job(
+        generation_id=1,
+        task_id="t",
+        prompt=str(entry["prompt"]),
+        seed=int(str(entry["seed"])),
+        num_inference_steps=STEPS,
+        styles=() if style == NONE else (StyleRef(path=str(DEMO / "styles" / style)),),
+    )
+
+
+@pytest.fixture(scope="module")
+def paint(
+    pipeline_on: Callable[[str], Pipeline], demo_checkpoint: CheckpointInfo
+) -> Callable[[Sequence[Job]], list[Image.Image]]:
+    """Pictures of jobs, a few at once, each with its own style."""
+    pipeline, shelf = pipeline_on("auto"), StyleShelf(Files(), demo_checkpoint)
+
+    def one(wanted: Job) -> Image.Image:
+        plan = make_plan(wanted, demo_checkpoint, lambda: 0, styles=shelf.admit(wanted.styles), style_mode="mixed")
+        *_, last = pipeline.run(plan)
+        assert isinstance(last, Finished)
+        return Image.fromarray(last.picture)
+
+    def many(jobs: Sequence[Job]) -> list[Image.Image]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(one, jobs))
+
+    return many
+
+
+def test_drawn_scenes_are_named_by_the_filter_they_went_through() -> None:
+    scenes = [(number, draw(scene_of(number), 512, 512)) for number in range(90_000, 90_006)]
+    for name in STYLES:
+        assert [style_of(filtered(name, scene, number)) for number, scene in scenes].count(name) >= 5
+    assert [style_of(scene) for _, scene in scenes].count(NONE) >= 5
+
+
+def test_held_out_prompts_show_the_style_asked_for_and_what_they_say(
+    paint: Callable[[Sequence[Job]], list[Image.Image]],
+) -> None:
+    """Every prompt in two of the ways, each way in turn: fifty pictures. `demo.evaluate_styles` draws them all."""
+    wanted = [
+        (entry, WAYS[(2 * index + other) % len(WAYS)]) for index, entry in enumerate(HELD_OUT) for other in (0, 1)
+    ]
+    begin = time.monotonic()
+    pictures = paint([job(entry, style) for entry, style in wanted])
+    rate = len(pictures) / (time.monotonic() - begin)
+    named = [style_of(picture) == style for picture, (_, style) in zip(pictures, wanted, strict=True)]
+    kept = [
+        kept_claims(picture, style, entry["claims"]) for picture, (entry, style) in zip(pictures, wanted, strict=True)
+    ]
+    print(f"\n{np.mean(named):.0%} of styles named, {np.mean(kept):.1%} of claims kept, {rate:.2f} pictures a second")
+    assert np.mean(named) >= 0.90
+    assert np.mean(kept) >= 0.70
