@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from prometheus_client import Metric
 from local.environment import state_folder
 from local.promtool import promtool
 from orchestrator.errors import ServiceError
+from orchestrator.staging.routing import Routing
 from orchestrator.staging_telemetry import StagingTelemetry
 from orchestrator.telemetry import Telemetry
 
@@ -32,7 +34,11 @@ def rules() -> list[dict[str, object]]:
 
 def families() -> list[Metric]:
     """What the worker and the staging service offer."""
-    return [family for telemetry in (Telemetry(), StagingTelemetry()) for family in telemetry.registry.collect()]
+    staging = StagingTelemetry()
+    staging.watch_desk(Mock(waiting=0, running=0))
+    staging.watch_routing(lambda: Routing(mode="mock"))
+    staging.watch_cost(Mock(today_usd=lambda: 0.0, alert=lambda: 0.0))
+    return [family for telemetry in (Telemetry(), staging) for family in telemetry.registry.collect()]
 
 
 def served() -> set[str]:

@@ -104,7 +104,7 @@ def publisher(link: ScriptedLink, confirm_timeout_s: float = 0.05, deadline_s: f
 
 def message(method_tag: int) -> tuple[Any, Any, bytes]:
     method = SimpleNamespace(delivery_tag=method_tag, redelivered=False)
-    return method, SimpleNamespace(headers=None, message_id="m"), b"{}"
+    return method, SimpleNamespace(headers=None, message_id="m", timestamp=None), b"{}"
 
 
 def test_refused_message_is_offered_again_under_its_id(link: ScriptedLink, channel: ScriptedChannel) -> None:
