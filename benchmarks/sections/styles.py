@@ -37,7 +37,7 @@ def run(bench: Bench) -> Section:
     """All ways in turns, on a copy of the repository: merged models are written into it."""
     with tempfile.TemporaryDirectory(prefix="remarque-styles-") as folder:
         repository, files = Path(folder, "models"), Path(folder, "styles")
-        shutil.copytree(bench.repository, repository, copy_function=os.link)
+        shutil.copytree(bench.repository, repository, copy_function=_link)
         with served(repository) as server, bench.diffusers() as child:
             if not server.checkpoint.style_layout.size:
                 raise SystemExit("this repository's UNet takes no style; build it with --style-rank 8")
@@ -53,6 +53,14 @@ def run(bench: Bench) -> Section:
             reload_each = partial(_reloaded, child, bench.work, styles[:COUNT])
             seconds[RELOADED] = [reload_each() for _ in range(bench.rounds)]
     return _section(bench, seconds, {**first, **memory, **loads}, setting)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under another name, or a copy where the two lie on different disks."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _ours(bench: Bench, server: Served, styles: list[Path]) -> dict[str, Callable[[], float]]:

@@ -13,8 +13,8 @@ SWING = 0.6
 """The busiest hour has 1.6 times the day's mean."""
 WAIT_P95_S = 15.0
 LATENCY_P95_S = 60.0
-MOST_JOBS = 40_000
-"""Of a slice at the peak: enough for a p99, and a table of twenty rows in a minute."""
+MOST_JOBS = 15_000
+"""Of a slice at the peak: enough for a p99, and a table of twenty rows in two minutes."""
 
 
 @dataclass(frozen=True, slots=True)
