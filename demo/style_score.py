@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learn", action="store_true", help="learn anew and write style_score.json")
     parser.add_argument("--first", type=int, default=30_000, help="number of the first scene to learn from")
-    parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--count", type=int, default=60)
     parser.add_argument("pictures", type=Path, nargs="*")
     args = parser.parse_args()
     if args.learn:

@@ -16,7 +16,7 @@ from demo.style_score import NONE
 PROMPTS = (
     "a red boat on a calm sea at dusk",
     "a blue house in green hills by day, clouds",
-    "a white lighthouse by the sea at night, moon",
+    "two green trees in the snow, mountains, dawn",
 )
 SIDE_PX, LABEL_PX = 220, 26
 
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoint")
     parser.add_argument("--folder", type=Path, default=HERE / "styles")
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=7.5)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
