@@ -133,6 +133,8 @@ def _plain(section: Section) -> dict[str, Any]:
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
+    if not machine:  # a simulation runs on paper
+        return ""
     said = "; ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, Mapping))
     versions = ", ".join(f"{key} {value}" for key, value in machine.get("versions", {}).items())
     return f"{said}. {versions}.\n\nMedian (quartiles) of interleaved rounds throughout."

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from orchestrator.style_ways import StyleMode
 COUNT = 10
 FOR_MEMORY = 40
 MIXED_BAR, MEMORY_BAR = 0.9, 1.2
+LABEL_WIDTH = 14
 NONE, ONE, TEN, MERGED = (
     "no style",
     "ten jobs, one style, mixed",
@@ -178,7 +180,7 @@ def _section(bench: Bench, seconds: dict[str, list[float]], costs: dict[str, flo
     found = [spread(per_minute[name]) for name in order]
     column = Series("pictures a minute", list(range(len(order))), [one.median for one in found],
                     [one.low for one in found], [one.high for one in found])  # fmt: skip
-    names = [name.replace(", ", ",\n", 1).replace(", m", ",\nm") for name in order]
+    names = [textwrap.fill(name, LABEL_WIDTH) for name in order]
     return Section(
         "styles",
         "Styles",

@@ -16,7 +16,7 @@ WORK = Work(width_px=256, height_px=256)
 STEPS = (6, 18)
 """Half of the jobs each: what one batch of whole requests cannot join."""
 LOADS = (0.7, 0.9)
-JOBS = 60
+JOBS = 120
 AT_ONCE = 10
 BAR_P95 = 0.75
 STEPWISE, WHOLE = "step by step", "whole requests"
@@ -73,10 +73,11 @@ def _section(capacity: float, batch: int, latencies: dict[str, list[float]]) -> 
         ordered = sorted(found)
         share = [100 * (index + 1) / len(ordered) for index in range(len(ordered))]
         series.append(Series(name, ordered, share, dashed=WHOLE in name))
+    jobs = len(next(iter(latencies.values())))
     text = (
-        f"{WORK.width_px}x{WORK.height_px} px, half of the jobs {STEPS[0]} steps and half {STEPS[1]}; the same Poisson "
-        f"arrivals for both ways. Load is of {capacity:.2f} pictures a second, which the slower way makes at most. "
-        f"At most {AT_ONCE} jobs run step by step; whole requests go up to {batch} together, alike in steps."
+        f"{WORK.width_px}x{WORK.height_px} px, half of the jobs {STEPS[0]} steps and half {STEPS[1]}; the same "
+        f"{jobs} Poisson arrivals for both ways. Load is of {capacity:.2f} pictures a second, which the slower way makes "
+        f"at most. At most {AT_ONCE} jobs run step by step; whole requests go up to {batch} together, alike in steps."
     )
     return Section(
         "tail",

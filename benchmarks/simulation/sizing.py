@@ -1,5 +1,6 @@
 """How many nodes a volume needs, and what is left of the promises when something happens."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ SWING = 0.6
 """The busiest hour has 1.6 times the day's mean."""
 WAIT_P95_S = 15.0
 LATENCY_P95_S = 60.0
+MOST_LOAD = 0.9
+"""Of what the nodes can do with every place taken; the rest is for what no trace foresees."""
 MOST_JOBS = 15_000
 """Of a slice at the peak: enough for a p99, and a table of twenty rows in two minutes."""
 
@@ -63,7 +66,8 @@ def size(curve: StepCurve, per_day: float, mix: Mix, seed: int) -> Sizing:
     peak = per_day / DAY_S * (1 + SWING)
     duration_s = min(3600.0 * 4, MOST_JOBS / peak)
     trace = list(arrivals(constant(peak), peak, duration_s, mix, seed))
-    fewest = max(1, int(peak / curve.capacity_per_s(mix.mean_steps, mix.mean_weight)))
+    # A slice of minutes does not show the queue that a load near 100 % builds up in an hour.
+    fewest = max(1, math.ceil(peak / MOST_LOAD / curve.capacity_per_s(mix.mean_steps, mix.mean_weight)))
 
     def served(nodes: int) -> Outcome:
         return Cluster(node_of(curve), Fleet(least=nodes, most=nodes), seed).run(trace, warmup_s=duration_s / 10)
