@@ -25,7 +25,7 @@ from orchestrator.style_ways import StyleMode
 COUNT = 10
 FOR_MEMORY = 40
 MIXED_BAR, MEMORY_BAR = 0.9, 1.2
-LABEL_WIDTH = 14
+LABEL_WIDTH = 12
 NONE, ONE, TEN, MERGED = (
     "no style",
     "ten jobs, one style, mixed",

@@ -76,8 +76,8 @@ def _section(capacity: float, batch: int, latencies: dict[str, list[float]]) -> 
     jobs = len(next(iter(latencies.values())))
     text = (
         f"{WORK.width_px}x{WORK.height_px} px, half of the jobs {STEPS[0]} steps and half {STEPS[1]}; the same "
-        f"{jobs} Poisson arrivals for both ways. Load is of {capacity:.2f} pictures a second, which the slower way makes "
-        f"at most. At most {AT_ONCE} jobs run step by step; whole requests go up to {batch} together, alike in steps."
+        f"{jobs} Poisson arrivals for both ways. Load is of {capacity:.2f} pictures a second, the slower way's most. "
+        f"At most {AT_ONCE} jobs run step by step; whole requests go up to {batch} together, alike in steps."
     )
     return Section(
         "tail",
