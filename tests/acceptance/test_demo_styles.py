@@ -5,12 +5,13 @@ in one batch; a classifier that has seen only drawn and filtered scenes (`demo.s
 prompt is scored on the picture with the style's change of colours undone (`demo.filters.unfiltered`), since the score
 asks for colours by name.
 
-The aim is 90 % of styles named and 70 % of claims kept. The committed styles reached 95 % and 68 % on twelve other
-prompts (docs/decisions.md); the test holds less, since those were not blind, and prints the figures.
+The aim is 90 % of styles named and 70 % of claims kept. The committed styles reach 88 % and 66.9 % (docs/decisions.md);
+the test holds that, less what another CPU's bfloat16 may cost, and prints the figures.
 """
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +38,7 @@ HELD_OUT = json.loads((DEMO / "prompts_heldout.json").read_text())[75:100]
 WAYS = (NONE, *STYLES)
 STEPS = 20
 AT_ONCE = 4
-NAMED = 0.80
-KEPT = 0.55
+NAMED, KEPT = 0.82, 0.62
 
 
 class Files:
@@ -101,10 +101,12 @@ def test_held_out_prompts_show_the_style_asked_for_and_what_they_say(
     begin = time.monotonic()
     pictures = paint([job(entry, style) for entry, style in wanted])
     rate = len(pictures) / (time.monotonic() - begin)
-    named = [style_of(picture) == style for picture, (_, style) in zip(pictures, wanted, strict=True)]
+    taken_for = [(style, style_of(picture)) for picture, (_, style) in zip(pictures, wanted, strict=True)]
+    named = [style == seen for style, seen in taken_for]
     kept = [
         kept_claims(picture, style, entry["claims"]) for picture, (entry, style) in zip(pictures, wanted, strict=True)
     ]
     print(f"\n{np.mean(named):.0%} of styles named, {np.mean(kept):.1%} of claims kept, {rate:.2f} pictures a second")
+    print("mistaken:", Counter(pair for pair in taken_for if pair[0] != pair[1]))
     assert np.mean(named) >= NAMED
     assert np.mean(kept) >= KEPT
