@@ -112,10 +112,10 @@ def mixed(bench: Bench, server: Served, styles: Sequence[Path]) -> Section:
     )  # fmt: skip
 
 
-def rival(bench: Bench, child: Child) -> Section:
+def rival(bench: Bench, child: Child, settings: Sequence[str]) -> Section:
     """diffusers on the same device, with and without torch.compile, one by one and eight together."""
     rows = []
-    for setting in child.ask(do="settings"):
+    for setting in settings:
         work = bench.work
         options = {"width_px": work.width_px, "height_px": work.height_px, "steps": work.steps}
         asked = work.jobs(8)

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -85,25 +86,26 @@ def _bench(options: argparse.Namespace, shape: str, checkpoint: Path, repository
     return Bench(repository=repository, checkpoint=checkpoint, work=work, scale=0.05 if options.trial else 1.0)
 
 
-def _measured(options: argparse.Namespace, bench: Bench) -> list[Section]:
+def _measured(options: argparse.Namespace, bench: Bench) -> Iterator[Section]:
     """Every question in turn. The reference picture comes first: two servers would not fit every host."""
     reference = None if options.no_reference else _reference(bench)
-    found: list[Section] = []
     with ExitStack() as ending:
         server = ending.enter_context(served(bench.repository, runtime=measure.RUNTIME))
         styles = write_styles(bench.state / "gpu" / "styles", server.checkpoint, 8)
         with bench.engine() as engine:
             section, steps = measure.steps(bench, server, engine)
-        found += [section, measure.jobs(bench, server, steps)]
+        yield section
+        yield measure.jobs(bench, server, steps)
         if server.checkpoint.style_layout.size:
-            found.append(measure.mixed(bench, server, styles))
+            yield measure.mixed(bench, server, styles)
         if reference is not None:
-            found.append(measure.same_picture(server, reference, bench))
+            yield measure.same_picture(server, reference, bench)
         if options.soak:
-            found.append(measure.soak(bench, server, styles, options.soak))
+            yield measure.soak(bench, server, styles, options.soak)
     with bench.diffusers() as child:
-        found.append(measure.rival(bench, child))
-    return found
+        # Compiling takes minutes, which a trial is not worth.
+        settings = child.ask(do="settings")
+        yield measure.rival(bench, child, settings[:1] if options.trial else settings)
 
 
 def _reference(bench: Bench) -> NDArray[np.uint8] | None:
