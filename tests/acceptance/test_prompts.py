@@ -3,8 +3,9 @@
 Each picture is scored against the claims of its prompt (which time, weather and ground, which things in which colour),
 and against another prompt's. A contact sheet for the eye is written beside the test's other files.
 
-The aim is 80 % of the claims and at most 40 % of another prompt's. The committed weights reach 73.6 % and 27.1 %
-(docs/decisions.md says why); the test holds what was reached and prints the figure.
+The aim is 80 % of the claims and at most 40 % of another prompt's. Weights of fifty training minutes ago reached 73.6 and
+27.1 %; on forty of the prompts those of now keep 1.5 points more than they did (docs/decisions.md says what is missing).
+The test holds 70 % and prints the figure.
 """
 
 import json
@@ -29,7 +30,7 @@ HELD_OUT = json.loads((Path(__file__).parents[2] / "demo" / "prompts_heldout.jso
 PipelineOn = Callable[[str], Pipeline]
 STEPS = 20
 AIM = 0.80
-REACHED = 0.70  # 0.736, less what another CPU's bfloat16 may cost
+REACHED = 0.70  # what the weights before these reached, less what another CPU's bfloat16 may cost
 AT_ONCE = 4
 
 
@@ -73,7 +74,7 @@ def contact_sheet(pictures: Sequence[Image.Image], path: Path) -> None:
 
 
 def test_a_hundred_held_out_prompts_are_followed_and_shuffled_ones_are_not(
-    paint: Callable[[Sequence[Job]], list[Image.Image]], tmp_path: Path
+    paint: Callable[[Sequence[Job]], list[Image.Image]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     claims = [claims_from_json(entry["claims"]) for entry in HELD_OUT]
     pictures = paint([job(entry["prompt"], entry["seed"]) for entry in HELD_OUT])
@@ -81,7 +82,8 @@ def test_a_hundred_held_out_prompts_are_followed_and_shuffled_ones_are_not(
     others = claims[37:] + claims[:37]
     kept = float(np.mean([fraction(score(p, c)) for p, c in zip(pictures, claims, strict=True)]))
     shuffled = float(np.mean([fraction(score(p, c)) for p, c in zip(pictures, others, strict=True)]))
-    print(f"\n100 held-out prompts: {kept:.1%} of their claims are kept (aim {AIM:.0%}), {shuffled:.1%} of another's")
+    with capsys.disabled():
+        print(f"\n100 held-out prompts: {kept:.1%} of claims kept (aim {AIM:.0%}), {shuffled:.1%} of another's")
     assert len(pictures) == 100
     assert kept >= REACHED
     assert shuffled <= 0.40

@@ -92,7 +92,7 @@ def test_drawn_scenes_are_named_by_the_filter_they_went_through() -> None:
 
 
 def test_held_out_prompts_show_the_style_asked_for_and_what_they_say(
-    paint: Callable[[Sequence[Job]], list[Image.Image]],
+    paint: Callable[[Sequence[Job]], list[Image.Image]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every prompt in two of the ways, each way in turn: fifty pictures. `demo.evaluate_styles` draws all 125."""
     wanted = [
@@ -106,7 +106,10 @@ def test_held_out_prompts_show_the_style_asked_for_and_what_they_say(
     kept = [
         kept_claims(picture, style, entry["claims"]) for picture, (entry, style) in zip(pictures, wanted, strict=True)
     ]
-    print(f"\n{np.mean(named):.0%} of styles named, {np.mean(kept):.1%} of claims kept, {rate:.2f} pictures a second")
-    print("mistaken:", Counter(pair for pair in taken_for if pair[0] != pair[1]))
+    with capsys.disabled():
+        print(
+            f"\n{np.mean(named):.0%} of styles named, {np.mean(kept):.1%} of claims kept, {rate:.2f} pictures a second"
+        )
+        print("mistaken:", Counter(pair for pair in taken_for if pair[0] != pair[1]))
     assert np.mean(named) >= NAMED
     assert np.mean(kept) >= KEPT
