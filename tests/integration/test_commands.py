@@ -34,8 +34,10 @@ def test_generate_image_runs_one_job_without_a_broker(tmp_path: Path) -> None:
 
 def test_orchestrator_starts_without_torch_and_within_half_a_second() -> None:
     program = (
-        "import sys, time, resource; t = time.process_time(); import orchestrator.__main__\n"
-        "print(time.process_time() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,"
+        "import re, sys, time; t = time.process_time(); import orchestrator.__main__\n"
+        # The peak that resource knows is inherited from the process that started this one.
+        "peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024\n"
+        "print(time.process_time() - t, peak,"
         " [m for m in ('torch', 'diffusers', 'transformers', 'onnx') if m in sys.modules])"
     )
     seconds, mebibytes, heavy = run("-c", program).split(maxsplit=2)
