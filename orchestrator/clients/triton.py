@@ -163,7 +163,9 @@ class TritonModels:
         try:
             return call(served)
         except Refusal as refusal:
-            if not is_dead_stub(refusal):
+            # While another thread loads the model anew, a call finds no version of it.
+            loading_anew = served.loading.locked() or self._known.get(model) is not served
+            if not is_dead_stub(refusal) and not loading_anew:
                 raise translated(model, refusal) from refusal
         with served.loading:
             if self._served(model) is served:  # nobody revived it while this thread waited
