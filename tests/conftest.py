@@ -1,3 +1,3 @@
 """Fixtures that several folders of tests share."""
 
-pytest_plugins = ["integration.broker"]
+pytest_plugins = ["integration.broker", "integration.management"]

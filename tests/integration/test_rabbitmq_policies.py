@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pika
 import pytest
-from integration.management import Management, management
+from integration.management import Management
 from integration.service import until
 from pika.adapters.blocking_connection import BlockingChannel
 
 from local.rabbitmq import RabbitMQ
 from orchestrator.clients.queues import Queues
-
-__all__ = ["management"]
 
 ROOT = Path(__file__).parents[2]
 QUEUES = Queues()

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from fakes.kustomize import render
-from integration.management import Management, management
+from integration.management import Management
 from integration.service import Service, message, service, until
 from safetensors.numpy import save_file
 
 from local.rabbitmq import free_ports
 
-__all__ = ["management", "service"]
+__all__ = ["service"]
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "runbooks").glob("*.md") if path.stem != "README")
