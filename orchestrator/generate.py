@@ -44,8 +44,8 @@ class Generation:
         """
         materials = self._finishing.materials(self._orders[0].job)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            made = [pool.submit(self._make, order, materials) for order in self._orders]
             try:
+                made = [pool.submit(self._make, order, materials) for order in self._orders]
                 said = [future.result() for future in as_completed(made)]
             except BaseException as error:
                 self._stop(pool)
