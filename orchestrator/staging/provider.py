@@ -1,5 +1,6 @@
 """What a provider of staged pictures is given, what it gives back, and how it is watched meanwhile."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.staging.prompts import Wording
+from orchestrator.staging.request import StagingStyle
 from orchestrator.staging.routing import Mode
 
 
@@ -14,7 +16,8 @@ from orchestrator.staging.routing import Mode
 class Task:
     """One picture to make. ``key`` names it at providers, the same on every attempt.
 
-    ``picture`` is uint8 [h,w,3] in sRGB; inside ``mask``, bool [h,w], furniture may stand. ``strength`` is 0 to 1.
+    ``picture`` is uint8 [h,w,3] in sRGB; inside ``mask``, bool [h,w], furniture may stand. ``strength`` is 0 to 1. The
+    wording says the ``style`` too; it is named for those who judge the picture.
     """
 
     key: str
@@ -24,6 +27,7 @@ class Task:
     seed: int
     strength: float
     guidance_scale: float
+    style: StagingStyle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +35,8 @@ class StagedPicture:
     """Pixels of the task's size, uint8 [h,w,3]; what lies outside the mask is not used.
 
     ``model_sha256`` is the weights' digest, empty where a provider does not tell; ``gpu_s`` is what it bills.
+    ``quality`` holds scores from 0 to 1 by name where the picture was judged, ``task`` what was made in the end where
+    that is not what was asked for: another seed, a lower strength.
     """
 
     pixels: NDArray[np.uint8]
@@ -40,6 +46,8 @@ class StagedPicture:
     gpu_s: float = 0.0
     mock: bool = False
     warnings: tuple[str, ...] = ()
+    quality: Mapping[str, float] | None = None
+    task: Task | None = None
 
 
 class Watch(Protocol):

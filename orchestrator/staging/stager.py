@@ -101,6 +101,7 @@ class Stager:
         job.check()
         with clock.part("provider"):
             staged = parts.gateway.stage(job.request.image_id, task, job)
+        task = staged.task or task
         with clock.part("composite"):
             pixels = composite(working.pixels, staged.pixels, task.mask)
         with clock.part("encode"):
@@ -142,6 +143,7 @@ class Stager:
             seed=request.used_seed,
             strength=request.used_strength,
             guidance_scale=request.used_guidance_scale,
+            style=request.style,
         )
 
     def _answer(self, job: StagingJob, staged: StagedPicture, working: Working, key: str) -> dict[str, object]:
@@ -161,7 +163,8 @@ class Stager:
     def _meta(self, job: StagingJob, task: Task, staged: StagedPicture) -> dict[str, object]:
         usd = self._parts.cost.charge(staged.provider, staged.gpu_s)
         self._listen.charged(job.tier, staged.provider, staged.gpu_s, usd)
-        return {
+        quality = {} if staged.quality is None else {"quality": dict(staged.quality)}
+        return quality | {
             "provider": staged.provider,
             "mock": staged.mock,
             "seed": task.seed,
