@@ -59,7 +59,8 @@ class CheckpointInfo:
 
     ``pad_ids`` names the text encoders that pad with another id than ``tokenizer`` does, ``controls`` the ControlNets
     that are fused with the UNet, in their order there. ``zeros_for_no_negative``: where no negative prompt is given its
-    embeddings are zeros, and not those of an empty text.
+    embeddings are zeros, and not those of an empty text. ``depth_size_px`` is the edge of the square that the model
+    ``depth`` reads, ``upscale_factor`` how much larger ``upscaler`` makes a picture; None where there is none.
     """
 
     name: str
@@ -82,6 +83,8 @@ class CheckpointInfo:
     pad_ids: Mapping[str, int] = field(default_factory=dict)
     zeros_for_no_negative: bool = False
     controls: tuple[str, ...] = ()
+    depth_size_px: int | None = None
+    upscale_factor: int | None = None
 
     @property
     def layout(self) -> Layout:
@@ -140,7 +143,19 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
         pad_ids={model: int(pad_id) for model, pad_id in fields.get("pad_ids", {}).items()},
         zeros_for_no_negative=bool(fields.get("zeros_for_no_negative", False)),
         controls=tuple(map(str, fields.get("controls", ()))),
+        depth_size_px=_count_of(fields, "depth", "size_px"),
+        upscale_factor=_count_of(fields, "upscaler", "factor"),
     )
+
+
+def _count_of(fields: Mapping[str, Any], model: str, name: str) -> int | None:
+    """A whole number that one of the models beside the checkpoint's own is told by; None where it was not built."""
+    if model not in fields:
+        return None
+    count = fields[model][name]
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{model} with {name} {count!r}")
+    return count
 
 
 def _layers(fields: Mapping[str, Mapping[str, Sequence[int]]]) -> Layers:

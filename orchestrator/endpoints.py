@@ -23,6 +23,14 @@ Answer = TypeVar("Answer")
 class Server(Models, Protocol):
     """One Triton: its networks, and the control of what it has loaded."""
 
+    def depth(self, picture: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """``[n,s,s,3]`` to inverse depth ``[n,s,s]``, larger is nearer, in no unit."""
+        ...
+
+    def upscale(self, picture: NDArray[np.uint8], /) -> NDArray[np.uint8]:
+        """``[n,h,w,3]`` to ``[n,kh,kw,3]``, ``k`` the checkpoint's ``upscale_factor``."""
+        ...
+
     def ready(self) -> tuple[str, ...]:
         """What does not answer yet; empty when every model does."""
         ...
@@ -83,6 +91,14 @@ class Endpoints:
     def encode(self, picture: NDArray[np.uint8], /) -> tuple[Latents, Latents]:
         """``[n,8h,8w,3]`` to mean and standard deviation ``[n,4,h,w]``."""
         return self._anywhere("vae_encoder", len(picture), lambda server: server.encode(picture))
+
+    def depth(self, picture: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """``[n,s,s,3] -> [n,s,s]``."""
+        return self._anywhere("depth", len(picture), lambda server: server.depth(picture))
+
+    def upscale(self, picture: NDArray[np.uint8], /) -> NDArray[np.uint8]:
+        """``[n,h,w,3] -> [n,kh,kw,3]``."""
+        return self._anywhere("upscaler", len(picture), lambda server: server.upscale(picture))
 
     def ready(self) -> tuple[str, ...]:
         """Empty when one server serves everything; else what the best of them lacks."""

@@ -3,6 +3,8 @@
 from orchestrator.clients.kserve import Refusal
 from orchestrator.errors import GenerationFailed, ModelUnavailable, OutOfMemory, RemarqueError
 
+NOT_FINITE = "NaN or infinity"
+"""How model.py and this client say that a network answered no numbers."""
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate")
 _DEAD_STUB = ("stub process", "not healthy")
 _UNAVAILABLE = (
@@ -10,7 +12,7 @@ _UNAVAILABLE = (
     "not ready",
     "not found",
     "no available versions",
-    "nan or infinity",
+    NOT_FINITE.lower(),
     "unavailable",
     "server exiting",
 )
@@ -26,6 +28,11 @@ def is_unknown_region(refusal: Refusal) -> bool:
     """Whether the server does not know a region of shared memory: it was started anew since."""
     said = str(refusal).lower()
     return "shared memory region" in said and ("unable to find" in said or "not found" in said)
+
+
+def is_not_finite(error: RemarqueError) -> bool:
+    """Whether a network answered NaN or infinity."""
+    return NOT_FINITE in str(error)
 
 
 def translated(model: str, refusal: Refusal) -> RemarqueError:

@@ -1,5 +1,6 @@
 """The networks as Triton serves them: arrays in, arrays out, float32 whatever the engines compute in."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.clients.gate import Batch, Gate
 from orchestrator.clients.kserve import Array, InferenceServer, Refusal, Signature, Turn
 from orchestrator.clients.placed import OUTPUT, Floats, Placed, Places, require_inputs
-from orchestrator.clients.refusals import is_dead_stub, translated
+from orchestrator.clients.refusals import NOT_FINITE, is_dead_stub, is_not_finite, translated
 from orchestrator.clients.rows import Outputs, RowLimits, area_of, in_parts
 from orchestrator.clients.shared_memory import SHARED
 from orchestrator.errors import DeadlineExceeded, ModelUnavailable
@@ -23,6 +24,7 @@ MODELS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 READY_WITHIN_S = 2.0
 UNLOADED_WITHIN_S = 60.0
 DEAD_UNLOADS_WITHIN_S = 1.0
+LOG = logging.getLogger(__name__)
 
 Network = Callable[[Floats, Floats], Floats]
 
@@ -91,17 +93,31 @@ class TritonModels:
             placed.forget()
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never becomes a picture: uint8 could not show it."""
+        """Latents [n,4,h,w] to pictures [n,8h,8w,3]. NaN never becomes a picture: uint8 could not show it.
+
+        Where the decoder answers NaN it is asked once more: what a neighbour or a glitch did to it does not repeat.
+        """
         finite = _finite("the latents before vae_decoder", latents)
-        # "mean" is what the picture's values were on average before they became uint8: NaN if any of them was.
-        outputs = self.run("vae_decoder", {"latent_sample": finite}, ("sample", "mean"))
-        _finite("vae_decoder", outputs["mean"])
-        return outputs["sample"].astype(np.uint8, copy=False)
+        try:
+            return self._decoded(finite)
+        except ModelUnavailable as error:
+            if not is_not_finite(error):
+                raise
+            LOG.warning("%s; it is asked once more", error)
+        return self._decoded(finite)
 
     def encode(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures [n,8h,8w,3] to mean and standard deviation of their latents, [n,4,h,w] each."""
         outputs = self.run("vae_encoder", {"sample": picture}, ("latent_mean", "latent_std"))
         return _finite("vae_encoder", outputs["latent_mean"]), _finite("vae_encoder", outputs["latent_std"])
+
+    def depth(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures [n,s,s,3] of the edge that the model was built for to inverse depth [n,s,s], larger is nearer."""
+        return _finite("depth", self.run("depth", {"sample": picture}, ("inverse_depth",))["inverse_depth"])
+
+    def upscale(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pictures [n,h,w,3] to larger ones [n,kh,kw,3]."""
+        return self.run("upscaler", {"sample": picture}, ("upscaled",))["upscaled"].astype(np.uint8, copy=False)
 
     def run(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Outputs:
         """One execution of any model, more where its rows are too many; inputs are cast to what it declares.
@@ -163,17 +179,23 @@ class TritonModels:
         try:
             return call(served)
         except Refusal as refusal:
-            # While another thread loads the model anew, a call finds no version of it.
-            loading_anew = served.loading.locked() or self._known.get(model) is not served
-            if not is_dead_stub(refusal) and not loading_anew:
-                raise translated(model, refusal) from refusal
+            refused = refusal
+        # While another thread loads the model anew, a call finds no version of it.
         with served.loading:
-            if self._served(model) is served:  # nobody revived it while this thread waited
+            if self._served(model) is served:
+                if not is_dead_stub(refused):
+                    raise translated(model, refused) from refused
                 self._revive(model)
         try:
             return call(self._served(model))
         except Refusal as refusal:
             raise translated(model, refusal) from refusal
+
+    def _decoded(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        # "mean" is what the picture's values were on average before they became uint8: NaN if any of them was.
+        outputs = self.run("vae_decoder", {"latent_sample": latents}, ("sample", "mean"))
+        _finite("vae_decoder", outputs["mean"])
+        return outputs["sample"].astype(np.uint8, copy=False)
 
     def _infer(
         self, served: "_Served", inputs: Mapping[str, Array], rows: slice, outputs: Sequence[str], turn: Turn
@@ -247,5 +269,5 @@ class _Served:
 
 def _finite(what: str, array: Array) -> NDArray[np.float32]:
     if not np.isfinite(array).all():
-        raise ModelUnavailable(f"{what} held NaN or infinity")
+        raise ModelUnavailable(f"{what} held {NOT_FINITE}")
     return array.astype(np.float32, copy=False)

@@ -31,6 +31,13 @@ def test_what_newer_builds_state_overrules_the_family(tmp_path: Path):
     assert (checkpoint.size_step_px, checkpoint.max_chunks) == (32, 2)
 
 
+def test_models_beside_the_checkpoints_own_are_told_where_they_were_built(tmp_path: Path):
+    plain = read_checkpoint(write_repository(tmp_path / "plain"))
+    assert (plain.depth_size_px, plain.upscale_factor) == (None, None)
+    more = read_checkpoint(changed(tmp_path / "more", depth={"size_px": 256}, upscaler={"factor": 2}))
+    assert (more.depth_size_px, more.upscale_factor) == (256, 2)
+
+
 def test_the_layout_of_the_input_for_styles_is_read(tmp_path: Path):
     layers = {"unet": {"a.to_q": [8, 6], "b.to_q": [8, 8], "conv": [8, 8, 3, 3]}}
     checkpoint = read_checkpoint(changed(tmp_path, layers=layers, style={"rank": 4, "layers": ["b.to_q", "a.to_q"]}))
@@ -68,6 +75,9 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path):
         ({"style": {"rank": 4, "layers": ["a.to_q"]}}, "style layers that hold a.to_q"),
         ({"style": {"rank": 4}}, "style of rank 4 in 0 layers"),
         ({"style": {"rank": "4", "layers": []}}, "style of rank '4'"),
+        ({"depth": {"size_px": "256"}}, "depth with size_px '256'"),
+        ({"upscaler": {"factor": 0}}, "upscaler with factor 0"),
+        ({"upscaler": {}}, "factor"),
         ({"scheduler": {"beta_schedule": "squaredcos_cap_v2"}}, "squaredcos_cap_v2"),
     ],
 )

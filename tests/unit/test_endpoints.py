@@ -45,6 +45,12 @@ class FakeServer:
     def encode(self, picture: NDArray[np.uint8]):
         return self._answer(picture), self._answer(picture)
 
+    def depth(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._answer(picture[..., 0])
+
+    def upscale(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self._answer(picture).astype(np.uint8)
+
     def ready(self) -> tuple[str, ...]:
         return () if self.alive else ("triton",)
 
@@ -136,6 +142,13 @@ def test_out_of_memory_is_not_tried_on_every_server_in_turn(endpoints: Endpoints
         server.error = OutOfMemory(f"no room on {server.number}")
     with pytest.raises(OutOfMemory):
         endpoints.decode(SAMPLE)
+
+
+def test_depth_and_larger_pictures_come_from_any_server_that_is_up(endpoints: Endpoints, servers: list[FakeServer]):
+    servers[0].alive = False
+    picture = np.zeros((1, 8, 8, 3), np.uint8)
+    assert int(endpoints.depth(picture).flat[0]) == 2
+    assert int(endpoints.upscale(picture).flat[0]) == 2
 
 
 def test_where_all_are_down_the_job_hears_the_last_reason(endpoints: Endpoints, servers: list[FakeServer]):

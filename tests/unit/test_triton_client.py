@@ -186,6 +186,34 @@ def test_a_decoder_whose_mean_is_nan_is_unavailable(models: TritonModels, served
     }
     with pytest.raises(ModelUnavailable, match="vae_decoder"):
         models.decode(np.zeros((1, 4, 1, 1), np.float32))
+    assert served.log.count("POST /v2/models/vae_decoder/infer") == 2
+
+
+def test_a_decoder_that_answers_nan_once_is_asked_again(models: TritonModels, served: Served) -> None:
+    whole = served.answers["vae_decoder"]
+    means = iter([np.nan, 0.5])
+
+    def answer(inputs: dict[str, np.ndarray]) -> Any:
+        return whole(inputs) | {"mean": np.full((1, 1), next(means), np.float32)}
+
+    served.answers["vae_decoder"] = answer
+    assert models.decode(np.zeros((1, 4, 1, 1), np.float32)).shape == (1, 8, 8, 3)
+
+
+def test_depth_and_larger_pictures_come_from_models_of_their_own(models: TritonModels, served: Served) -> None:
+    served.inputs |= {"depth": {"sample": "UINT8"}, "upscaler": {"sample": "UINT8"}}
+    served.answers["depth"] = lambda inputs: {"inverse_depth": inputs["sample"][..., 0].astype(np.float32) / 2}
+    served.answers["upscaler"] = lambda inputs: {"upscaled": inputs["sample"].repeat(2, axis=1).repeat(2, axis=2)}
+    picture = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    np.testing.assert_array_equal(models.depth(picture), picture[..., 0] / 2)
+    assert models.upscale(picture).shape == (2, 8, 8, 3)
+
+
+def test_depth_with_nan_is_unavailable(models: TritonModels, served: Served) -> None:
+    served.inputs["depth"] = {"sample": "UINT8"}
+    served.answers["depth"] = lambda inputs: {"inverse_depth": np.full((1, 4, 4), np.nan, np.float32)}
+    with pytest.raises(ModelUnavailable, match="depth held NaN"):
+        models.depth(np.zeros((1, 4, 4, 3), np.uint8))
 
 
 def test_models_that_are_not_ready_are_named(models: TritonModels, served: Served) -> None:
