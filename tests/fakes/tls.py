@@ -1,18 +1,22 @@
 """TLS in front of a server that speaks none, with a certificate of its own authority."""
 
-import asyncio
 import datetime
+import select
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+LINKS = 32
+PATIENCE_S = 10.0
 
 
 def _name(text: str) -> x509.Name:
@@ -52,42 +56,48 @@ def private_authority(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def tls_in_front_of(host: str, port: int, certificate: Path) -> Iterator[int]:
-    """A port on 127.0.0.1 that speaks TLS for ``host:port`` while this lasts."""
+    """A port on 127.0.0.1 that speaks TLS for ``host:port`` while this lasts; no thread or socket of it lasts longer."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
-    ports: SimpleQueue[int] = SimpleQueue()
-    ending = asyncio.Event()
+    def link(client: socket.socket) -> None:
+        # A client that does not trust the certificate ends the handshake, which is what a test may want.
+        with client, suppress(OSError), socket.create_connection((host, port)) as server:
+            client.settimeout(PATIENCE_S)
+            if client in _readable(client, ended):
+                with context.wrap_socket(client, server_side=True) as outside:
+                    _pass_on(outside, server, ended)
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+    def accept() -> None:
+        with ThreadPoolExecutor(LINKS) as links:
+            while ended not in _readable(listener, ended):
+                links.submit(link, listener.accept()[0])
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to, back = await asyncio.open_connection(host, port)
-        pumps = [asyncio.ensure_future(pump(*ends)) for ends in ((reader, back), (to, writer))]
+    ended, ending = socket.socketpair()
+    with ended, ending, socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, name="tls")
+        thread.start()
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            yield listener.getsockname()[1]
         finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (back, writer):
-                end.transport.abort()
+            ending.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        loops.append(asyncio.get_running_loop())
-        ports.put(server.sockets[0].getsockname()[1])
-        await ending.wait()
-        server.close()
 
-    loops: list[asyncio.AbstractEventLoop] = []
-    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
-    thread.start()
-    try:
-        yield ports.get(timeout=10)
-    finally:
-        loops[0].call_soon_threadsafe(ending.set)
-        thread.join()
+def _readable(*sockets: socket.socket) -> list[socket.socket]:
+    return select.select(sockets, [], [])[0]
+
+
+def _pass_on(outside: ssl.SSLSocket, server: socket.socket, ended: socket.socket) -> None:
+    """Bytes in both directions until one side closes or ``ended`` does."""
+    while True:
+        # What was decrypted already is no longer in the socket for select to see.
+        ready = [outside] if outside.pending() else _readable(outside, server, ended)
+        for source, sink in ((outside, server), (server, outside)):
+            if ended in ready:
+                return
+            if source in ready:
+                data = source.recv(65536)
+                if not data:
+                    return
+                sink.sendall(data)

@@ -1,5 +1,6 @@
 """``https://`` stores: a private authority is trusted where ``STORE_CA_FILE`` names it, and nowhere else."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def endpoint(authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> I
     with tls_in_front_of(host, port, authority[1]) as tls_port:
         yield f"https://localhost:{tls_port}"
     server.stop()
+    gc.collect()  # what was left open is reported here, not in whichever test the collector happens to run
 
 
 def storage(endpoint: str, **more: str) -> Storage:
