@@ -21,6 +21,7 @@ from orchestrator.staging.breaker import Breaker, BreakerSettings
 from orchestrator.staging.cost import CostLedger
 from orchestrator.staging.desk import Desk, DeskSettings
 from orchestrator.staging.gateway import Gateway, Lane
+from orchestrator.staging.judged import JudgedProvider
 from orchestrator.staging.keeper import Keeper
 from orchestrator.staging.ledger import StagingLedger
 from orchestrator.staging.managed import ManagedProvider
@@ -34,6 +35,8 @@ from orchestrator.staging.quota import Quota, Rate
 from orchestrator.staging.retry import RetryBudget
 from orchestrator.staging.routes import StagingRoutes
 from orchestrator.staging.routing import Mode, Routing
+from orchestrator.staging.scores.style import load_styles
+from orchestrator.staging.scores.verdict import Judge
 from orchestrator.staging.stager import Stager, StagerParts
 from orchestrator.staging.switch import Switch
 from orchestrator.staging_settings import StagingSettings
@@ -62,7 +65,7 @@ def running_staging(settings: Settings) -> Iterator[StagingService]:
     storage = Storage(root, allowed_input_prefixes=(wanted.originals or root,), buckets=build_buckets(settings))
     ledger = StagingLedger(storage, root)
     switch = Switch(storage, root, _routing(settings, providers), tuple(providers))
-    lanes, cost = _lanes(wanted, providers), _cost(wanted)
+    lanes, cost = _lanes(wanted, _judged(wanted, providers, telemetry)), _cost(wanted)
     gateway = Gateway(lanes, switch.current, telemetry, attempts=wanted.attempts, rng=Random())
     stager = Stager(_parts(settings, storage, ledger, gateway, cost), telemetry, time.monotonic)
     promises = Promises(ledger, time.time)
@@ -201,6 +204,25 @@ def _lanes(wanted: StagingSettings, providers: Mapping[Mode, Provider]) -> dict[
     return {
         mode: Lane(provider, Breaker(settings, time.monotonic), RetryBudget()) for mode, provider in providers.items()
     }
+
+
+def _judged(
+    wanted: StagingSettings, providers: Mapping[Mode, Provider], telemetry: StagingTelemetry
+) -> Mapping[Mode, Provider]:
+    """The providers with the gate around each that makes pictures worth judging."""
+    judge = build_judge(wanted)
+    if wanted.quality == "off":
+        return providers
+    gate, retries = wanted.quality == "gate", wanted.quality_retries
+    return {
+        mode: provider if mode == "mock" else JudgedProvider(provider, judge, telemetry, gate=gate, retries=retries)
+        for mode, provider in providers.items()
+    }
+
+
+def build_judge(wanted: StagingSettings) -> Judge:
+    """What scores pictures; raises ConfigError where the file of style scores is wrong."""
+    return Judge(styles=None if wanted.style_scores is None else load_styles(wanted.style_scores))
 
 
 def _rules(wanted: StagingSettings, prompts: PromptTable) -> tuple[Rule, ...]:

@@ -10,6 +10,7 @@ from orchestrator.variables import Reader, choice, count, file, flag, http_url, 
 
 StagingMode = Literal["mock", "managed", "self"]
 StagingFallback = Literal["mock", "refuse"]
+QualityMode = Literal["gate", "report", "off"]
 V = TypeVar("V")
 
 
@@ -53,6 +54,9 @@ class StagingSettings:
     blocked_words: tuple[str, ...]
     prices: Mapping[str, float]
     cost_alert_usd: float | None
+    quality: QualityMode
+    quality_retries: int
+    style_scores: Path | None
     managed: ManagedSettings
 
 
@@ -82,6 +86,9 @@ def read_staging(read: Reader) -> StagingSettings:
         blocked_words=read.several("STAGING_BLOCKED_WORDS", str),
         prices=read.one("STAGING_GPU_PRICES", "mock=0, managed=0.001525, self=0", _named(_PROVIDERS, _number(1000))),
         cost_alert_usd=read.optional("STAGING_COST_ALERT_USD", _number(1e9)),
+        quality=read.one("STAGING_QUALITY", "gate", choice("gate", "report", "off")),
+        quality_retries=read.one("STAGING_QUALITY_RETRIES", "1", count(0, 5)),
+        style_scores=read.optional("STAGING_STYLE_SCORES", file),
         managed=ManagedSettings(
             url=read.one("MANAGED_URL", "https://api.replicate.com/v1", http_url),
             token=read.secret("MANAGED_TOKEN", token),

@@ -10,6 +10,7 @@ from orchestrator.staging.cost import CostLedger
 from orchestrator.staging.desk import Desk
 from orchestrator.staging.gateway import CallOutcome
 from orchestrator.staging.routing import MODES, Mode, Routing
+from orchestrator.staging.scores.verdict import Verdict
 from orchestrator.telemetry import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 PART_BUCKETS_S: Final = (0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
@@ -44,6 +45,15 @@ class StagingTelemetry:
         self._retries = Counter("remarque_staging_retries", "Calls made again", ["provider"], registry=registry)
         self._fallbacks = Counter(
             "remarque_staging_fallbacks", "Pictures that another provider made", ["chosen"], registry=registry
+        )
+        self._judged = Counter(
+            "remarque_staging_judged",
+            "Pictures that were scored",
+            ["provider", "outcome", "attempt"],
+            registry=registry,
+        )
+        self._faults = Counter(
+            "remarque_staging_faults", "Scores that were too low", ["provider", "score"], registry=registry
         )
         self._gpu_seconds = Counter(
             "remarque_staging_gpu_seconds", "GPU time billed", ["tier", "provider"], registry=registry
@@ -81,6 +91,13 @@ class StagingTelemetry:
     def fell_back(self, provider: Mode, reason: str) -> None:
         """Another provider made what this one was chosen for."""
         self._fallbacks.labels(provider).inc()
+
+    def judged(self, provider: Mode, verdict: Verdict, attempt: int) -> None:
+        """A picture was scored, the first of its task or one made again."""
+        outcome = "passed" if verdict.passed else "failed"
+        self._judged.labels(provider, outcome, "again" if attempt else "first").inc()
+        for score in verdict.reasons:
+            self._faults.labels(provider, score).inc()
 
     def watch_desk(self, desk: Desk) -> None:
         """Show how much waits and runs."""
