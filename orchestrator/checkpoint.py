@@ -61,6 +61,7 @@ class CheckpointInfo:
     that are fused with the UNet, in their order there. ``zeros_for_no_negative``: where no negative prompt is given its
     embeddings are zeros, and not those of an empty text. ``depth_size_px`` is the edge of the square that the model
     ``depth`` reads, ``upscale_factor`` how much larger ``upscaler`` makes a picture; None where there is none.
+    ``is_inpainting``: the UNet sees a mask and the masked picture's latents besides, and paints nothing without them.
     """
 
     name: str
@@ -85,6 +86,7 @@ class CheckpointInfo:
     controls: tuple[str, ...] = ()
     depth_size_px: int | None = None
     upscale_factor: int | None = None
+    is_inpainting: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -145,6 +147,7 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
         controls=tuple(map(str, fields.get("controls", ()))),
         depth_size_px=_count_of(fields, "depth", "size_px"),
         upscale_factor=_count_of(fields, "upscaler", "factor"),
+        is_inpainting=bool(fields.get("inpainting", False)),
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.diffusion.embeddings import Embedding, EmbeddingCache, Encode
+from orchestrator.diffusion.noise import Latents
 from orchestrator.diffusion.prompt import Chunk, weigh
 from orchestrator.errors import LoraIncompatible
 from orchestrator.plan import Pass, Plan
@@ -42,8 +43,8 @@ class Conditioning:
         self._merged = merged
         self._embeddings = EmbeddingCache(EMBEDDINGS_KEPT)
 
-    def inputs(self, plan: Plan, one: Pass) -> Inputs:
-        """What the UNet needs for a pass: one row without guidance, else two."""
+    def inputs(self, plan: Plan, one: Pass, masked: Latents | None = None) -> Inputs:
+        """What the UNet needs for a pass: one row without guidance, else two; ``masked`` [1,5,h,w] if it inpaints."""
         prompts = (plan.negative_chunks, plan.prompt_chunks) if plan.negative_chunks else (plan.prompt_chunks,)
         told = [self._told(plan, chunks) for chunks in prompts]
         if plan.negative_chunks and not plan.negative_prompt and self._checkpoint.zeros_for_no_negative:
@@ -54,6 +55,8 @@ class Conditioning:
         if self._checkpoint.layout.is_told_sizes:
             inputs["text_embeds"] = np.stack([each.pooled for each in told])
             inputs["time_ids"] = np.tile(time_ids(one.width_px, one.height_px), (len(told), 1))
+        if masked is not None:
+            inputs["masked"] = np.repeat(masked, len(told), axis=0)
         return inputs
 
     def control_inputs(self, plan: Plan, scales: Sequence[float]) -> Inputs:

@@ -15,12 +15,13 @@ from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.conditioning import Conditioning, Merged
 from orchestrator.diffusion.control import scales_by_turn
 from orchestrator.diffusion.denoiser import Network, denoiser, guided
-from orchestrator.diffusion.inpainting import Kept, latent_mask
-from orchestrator.diffusion.levels import Step
+from orchestrator.diffusion.inpainting import Kept, latent_mask, uncovered
+from orchestrator.diffusion.levels import Levels, Step
 from orchestrator.diffusion.noise import Latents, StepNoise, TorchNormal
 from orchestrator.diffusion.resize import enlarged, rough_picture
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
+from orchestrator.pictures import SourcePicture
 from orchestrator.plan import Pass, Plan
 from orchestrator.stages import stage
 
@@ -79,10 +80,15 @@ Turns = Generator[PipelineStep | Finished, None, None]
 
 
 class _Beginning(NamedTuple):
-    """The step that a pass goes on from, and the picture of which some must stay."""
+    """The step that a pass goes on from, and the picture of which some must stay.
+
+    A UNet that was trained to inpaint needs no keeping: it sees ``masked`` in every step, [1,5,h,w], the mask and then
+    the latents of the picture without what the mask covers.
+    """
 
     start: Step
     kept: Kept | None = None
+    masked: Latents | None = None
 
 
 class Pipeline:
@@ -108,8 +114,8 @@ class Pipeline:
         for pass_index in range(first, len(plan.passes)):
             resumed = resume.step if resume is not None and pass_index == first else None
             with ExitStack() as placed:
-                networks = self._networks(plan, plan.passes[pass_index], placed)
                 begun = self._begun(plan, pass_index, clean, resumed)
+                networks = self._networks(plan, plan.passes[pass_index], begun.masked, placed)
                 with stage("denoise"):
                     clean = yield from self._denoise(plan, pass_index, networks, begun)
         assert clean is not None
@@ -117,10 +123,10 @@ class Pipeline:
             picture = self._models.decode(clean)[0]
         yield Finished(picture)
 
-    def _networks(self, plan: Plan, one: Pass, placed: ExitStack) -> tuple[Network, ...]:
+    def _networks(self, plan: Plan, one: Pass, masked: Latents | None, placed: ExitStack) -> tuple[Network, ...]:
         """The network of each turn: the UNet, fused with ControlNets in turns in which one of them has a say."""
         with stage("text"):
-            inputs = self._conditioning.inputs(plan, one)
+            inputs = self._conditioning.inputs(plan, one, masked)
         scales = scales_by_turn(plan.controls, one.levels.turns)
         networks: dict[tuple[float, ...], Network] = {}
         for each in dict.fromkeys(scales):
@@ -153,14 +159,34 @@ class Pipeline:
         if source is None:
             before = None if clean is None else self._enlarged(clean, plan.passes[pass_index])
             return _Beginning(levels.start(normal.draw(shape), before))
-        mean, deviation = self._models.encode(source.picture[None])
-        # In the order in which diffusers' pipelines draw: the picture's own latents, then the noise over them.
-        clean = mean + deviation * normal.draw(shape)
+        begun = self._begun_from(source, levels, normal, shape)
+        return begun if resumed is None else begun._replace(start=resumed)
+
+    def _begun_from(
+        self, source: SourcePicture, levels: Levels, normal: TorchNormal, shape: tuple[int, int, int, int]
+    ) -> _Beginning:
+        """Begins with a picture, drawing in diffusers' order: its latents, noise, and latents of what a mask leaves.
+
+        At full strength a masked picture begins as noise alone, and a UNet that was trained to inpaint draws no latents
+        of the whole picture; without a mask a trace of the picture is left.
+        """
+        mask = None if source.mask is None else latent_mask(source.mask, *shape[2:])
+        is_noise = mask is not None and source.strength == 1.0
+        sees_mask = self.checkpoint.is_inpainting and source.mask is not None
+        clean = None if is_noise and sees_mask else self._encoded(source.picture, normal, shape)
         noise = normal.draw(shape)
-        kept = None if source.mask is None else Kept(clean, noise, latent_mask(source.mask, *shape[2:]))
-        # Inpainting at full strength begins with noise alone; without a mask a trace of the picture is left, as there.
-        start = levels.start(noise, clean if kept is None or source.strength < 1.0 else None)
-        return _Beginning(start if resumed is None else resumed, kept)
+        start = levels.start(noise, None if is_noise else clean)
+        if mask is None or source.mask is None:
+            return _Beginning(start)
+        if clean is not None and not sees_mask:
+            return _Beginning(start, kept=Kept(clean, noise, mask))
+        left = self._encoded(uncovered(source.picture, source.mask), normal, shape)
+        return _Beginning(start, masked=np.concatenate((mask, left), axis=1))
+
+    def _encoded(self, picture: NDArray[np.uint8], normal: TorchNormal, shape: tuple[int, ...]) -> Latents:
+        """Latents [1,4,h,w] of a picture [8h,8w,3], drawn as the VAE spreads them."""
+        mean, deviation = self._models.encode(picture[None])
+        return mean + deviation * normal.draw(shape)
 
     def _enlarged(self, clean: Latents, to: Pass) -> Latents:
         """Latents of the picture that ``clean`` shows, at the size of ``to``.
@@ -180,7 +206,7 @@ class Pipeline:
         # Turns of earlier passes, less those that a start from a picture leaves out.
         before = sum(one.levels.turns for one in plan.passes[:pass_index]) - levels.first
         seed, shape = _seed(plan, pass_index), self._shape(plan, pass_index)
-        noise = StepNoise(seed, shape, drawn_before=_draws(plan), first=levels.first)
+        noise = StepNoise(seed, shape, drawn_before=_draws(plan, self.checkpoint), first=levels.first)
         step = begun.start
         # Each turn is a loop resumed from the last step: only between turns may the network or the latents change.
         for turn in levels.after(begun.start):
@@ -205,11 +231,16 @@ def preview(checkpoint: CheckpointInfo, step: PipelineStep) -> NDArray[np.uint8]
     return rough_picture(step.step.denoised, checkpoint.preview.matrix, checkpoint.preview.bias)
 
 
-def _draws(plan: Plan) -> int:
-    """How often diffusers' pipelines draw before the first step; the latents of a masked picture are the third."""
+def _draws(plan: Plan, checkpoint: CheckpointInfo) -> int:
+    """How often diffusers' pipelines draw before the first step; the latents of a masked picture are the third.
+
+    A UNet that was trained to inpaint asks for no latents of the whole picture where it begins with noise alone.
+    """
     if plan.source is None:
         return 1
-    return 2 if plan.source.mask is None else 3
+    if plan.source.mask is None or (checkpoint.is_inpainting and plan.source.strength == 1.0):
+        return 2
+    return 3
 
 
 def _seed(plan: Plan, pass_index: int) -> int:

@@ -106,6 +106,8 @@ def make_plan(
         InvalidInput, UnsupportedAspectRatio, LoraIncompatible: the job cannot be served; the sentence says what can.
     """
     pictures.check(checkpoint)
+    if checkpoint.is_inpainting and (pictures.source is None or pictures.source.mask is None):
+        raise InvalidInput(f"{checkpoint.name} was trained to inpaint; jobs with a picture and a mask are served")
     size = _size(job, checkpoint, pictures)
     guidance_scale = _number("guidance_scale", job.guidance_scale, DEFAULT_GUIDANCE_SCALE, 0.0, MAX_GUIDANCE_SCALE)
     prompt = _chunks("prompt", job.prompt, checkpoint)

@@ -1,4 +1,7 @@
-"""What must stay of a picture while the rest of it is painted anew, for networks that were not trained to inpaint."""
+"""What must stay of a picture while the rest of it is painted anew.
+
+Networks that were not trained to inpaint have it put back after every step; those that were see it beside the latents.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,6 +14,8 @@ from orchestrator.diffusion.noise import Latents
 
 # A mask's grey counts as painted anew from here on, as in diffusers.
 PAINTED_FROM = 128
+# The middle of a picture's range: half a level from diffusers' 0.0, which bytes do not hold.
+_MIDDLE = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,3 +49,8 @@ def latent_mask(mask: NDArray[np.uint8], height: int, width: int) -> Latents:
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     return (mask[np.ix_(rows, columns)] >= PAINTED_FROM).astype(np.float32)[None, None]
+
+
+def uncovered(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``picture`` [h,w,3], grey where ``mask`` [h,w] lets it change: what a network trained to inpaint goes by."""
+    return np.where(mask[..., None] >= PAINTED_FROM, np.uint8(_MIDDLE), picture)

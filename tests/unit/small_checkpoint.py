@@ -89,6 +89,9 @@ class FormulaModels:
     styles: list[np.ndarray] = field(default_factory=list)
     encoders: list[str] = field(default_factory=list)
     unets: list[str] = field(default_factory=list)
+    masked: list[np.ndarray] = field(default_factory=list)
+    """What an inpainting UNet saw in each step."""
+    encoded_pictures: int = 0
     decoded: int = 0
     placed: int = 0
     """How many jobs' inputs are placed now."""
@@ -110,9 +113,12 @@ class FormulaModels:
         finally:
             self.placed -= 1
 
-    def predict(self, sample, timestep, encoder_hidden_states, style=None):
+    def predict(self, sample, timestep, encoder_hidden_states, style=None, masked=None):
         self.predicted.append((sample, timestep, encoder_hidden_states))
         told = np.tanh(encoder_hidden_states.mean(axis=(1, 2)))[:, None, None, None]
+        if masked is not None:
+            self.masked.append(masked)
+            told = told + np.tanh(masked.mean(axis=(1, 2, 3)))[:, None, None, None]
         if style is not None:
             self.styles.append(style)
             told = told + np.tanh(style.mean(axis=1))[:, None, None, None]
@@ -120,10 +126,11 @@ class FormulaModels:
 
     def decode(self, latents):
         self.decoded += 1
-        rgb = np.moveaxis(latents[:, :3], 1, -1).repeat(8, axis=1).repeat(8, axis=2)
-        return np.clip(rgb * 64 + 128, 0, 255).astype(np.uint8)
+        rgb = np.clip(np.moveaxis(latents[:, :3], 1, -1) * 64 + 128, 0, 255).astype(np.uint8)
+        return rgb.repeat(8, axis=1).repeat(8, axis=2)
 
     def encode(self, picture):
+        self.encoded_pictures += 1
         cells = picture.reshape(picture.shape[0], picture.shape[1] // 8, 8, picture.shape[2] // 8, 8, 3)
         rgb = np.moveaxis(cells.mean(axis=(2, 4)), -1, 1).astype(np.float32) / 64 - 2
         mean = np.concatenate((rgb, rgb[:, :1]), axis=1)

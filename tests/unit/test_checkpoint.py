@@ -38,6 +38,11 @@ def test_models_beside_the_checkpoints_own_are_told_where_they_were_built(tmp_pa
     assert (more.depth_size_px, more.upscale_factor) == (256, 2)
 
 
+@pytest.mark.parametrize("said", [True, False, None])
+def test_whether_the_unet_was_trained_to_inpaint_is_read(tmp_path: Path, said: bool | None):
+    assert read_checkpoint(changed(tmp_path, inpainting=said)).is_inpainting is bool(said)
+
+
 def test_the_layout_of_the_input_for_styles_is_read(tmp_path: Path):
     layers = {"unet": {"a.to_q": [8, 6], "b.to_q": [8, 8], "conv": [8, 8, 3, 3]}}
     checkpoint = read_checkpoint(changed(tmp_path, layers=layers, style={"rank": 4, "layers": ["b.to_q", "a.to_q"]}))

@@ -10,6 +10,7 @@ from small_checkpoint import FormulaModels, small_checkpoint
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import ModelUnavailable
 from orchestrator.job import Job
+from orchestrator.pictures import Pictures, SourcePicture
 from orchestrator.pipeline import Finished, Pipeline, PipelineStep, preview, step_from_bytes, step_to_bytes
 from orchestrator.plan import Plan, make_plan
 
@@ -198,6 +199,46 @@ def test_a_unet_that_answers_nan_fails_the_job_in_that_step():
     with pytest.raises(ModelUnavailable, match="NaN or infinity in step 3 of 6"):
         steps.extend(Pipeline(NanModels(), small_checkpoint()).run(small_plan()))
     assert steps == [] or len(steps) == 2
+
+
+def inpainting(strength: float, **changes: object) -> tuple[Plan, FormulaModels, Pipeline]:
+    """A job with a picture and a mask over its upper half, and a pipeline whose UNet was trained to inpaint."""
+    checkpoint = small_checkpoint(is_inpainting=True)
+    hole = np.zeros((320, 256), np.uint8)
+    hole[:160] = 255
+    picture = np.full((320, 256, 3), 200, np.uint8)
+    source = SourcePicture(picture=picture, strength=strength, mask=hole)
+    job = Job(generation_id=1, task_id="t", prompt="a red boat", seed=7, num_inference_steps=6, **changes)
+    models = FormulaModels()
+    return make_plan(job, checkpoint, lambda: 1, pictures=Pictures(source=source)), models, Pipeline(models, checkpoint)
+
+
+def test_a_unet_trained_to_inpaint_sees_the_mask_and_then_what_the_mask_leaves():
+    plan, models, pipeline = inpainting(1.0)
+    list(pipeline.run(plan))
+    (masked,) = {id(each): each for each in models.masked}.values()
+    assert masked.shape == (2, 5, 40, 32)
+    np.testing.assert_array_equal(masked[0], masked[1])
+    np.testing.assert_array_equal(masked[0, 0], np.repeat([[1.0], [0.0]], 20, axis=0).repeat(32, axis=1))
+    # The formula's latents are colours over 64: grey where the mask is white, the picture elsewhere.
+    assert set(masked[0, 1, :20].ravel()) == {0.0} and set(masked[0, 1, 20:].ravel()) == {200 / 64 - 2}
+
+
+@pytest.mark.parametrize(("strength", "pictures"), [(1.0, 1), (0.5, 2)])
+def test_at_full_strength_a_unet_trained_to_inpaint_asks_for_no_latents_of_the_whole_picture(
+    strength: float, pictures: int
+):
+    plan, models, pipeline = inpainting(strength)
+    list(pipeline.run(plan))
+    assert models.encoded_pictures == pictures
+
+
+def test_an_inpainting_run_resumed_after_any_step_gives_the_identical_picture():
+    plan, _, pipeline = inpainting(0.8, sampler="euler_a")
+    *steps, whole = pipeline.run(plan)
+    for step in steps:
+        *_, resumed = pipeline.run(plan, step_from_bytes(step_to_bytes(step, plan), plan))
+        np.testing.assert_array_equal(resumed.picture, whole.picture)
 
 
 def test_a_preview_is_the_latents_colours_without_a_network():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from small_checkpoint import small_checkpoint
 from small_styles import STYLED, applied_style
@@ -9,6 +10,7 @@ from small_styles import STYLED, applied_style
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.errors import InvalidInput, RemarqueError, UnsupportedAspectRatio
 from orchestrator.job import Job, StyleRef
+from orchestrator.pictures import Pictures, SourcePicture
 from orchestrator.plan import Plan, make_plan
 from orchestrator.style_ways import Ways
 
@@ -126,6 +128,14 @@ def test_a_style_weight_out_of_range_is_refused(weight: float):
     job = Job(generation_id=1, task_id="t", prompt="", styles=(StyleRef(path="a", weight=weight),))
     with pytest.raises(InvalidInput, match=rf"weight of style a is {weight}; -2.0 to 2.0 is served"):
         make_plan(job, small_checkpoint(), lambda: 1)
+
+
+def test_an_inpainting_checkpoint_is_asked_for_nothing_but_a_mask_over_a_picture():
+    checkpoint = small_checkpoint(is_inpainting=True)
+    source = SourcePicture(picture=np.zeros((512, 512, 3), np.uint8), strength=0.5)
+    for pictures in (Pictures(), Pictures(source=source)):
+        with pytest.raises(InvalidInput, match="small was trained to inpaint; jobs with a picture and a mask are"):
+            make_plan(Job(generation_id=1, task_id="t", prompt="a"), checkpoint, lambda: 1, pictures=pictures)
 
 
 def test_the_styles_of_a_job_are_in_its_plan():
