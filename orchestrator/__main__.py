@@ -44,6 +44,12 @@ def _serve() -> Command:
     return Command(serve.add_arguments, lambda args, settings: serve.run(settings))
 
 
+def _evaluate() -> Command:
+    from orchestrator import evaluate
+
+    return Command(evaluate.add_arguments, evaluate.run)
+
+
 def _dead() -> Command:
     from orchestrator import dead, service
 
@@ -66,6 +72,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[], Command]]] = {
     "generate": ("make pictures from a prompt or a message", _generate),
     "work": ("run the service, from the queue to the webhook", _work),
     "serve": ("serve virtual staging over HTTP", _serve),
+    "evaluate": ("stage a curated set and report how good the pictures are", _evaluate),
     "dead": ("look at messages that were given up, and replay them", _dead),
     "inspect": ("print what a picture says about itself", _inspect),
     "style": ("print what a style file is, and whether it fits", _style),

@@ -61,11 +61,11 @@ class StagingService:
 def running_staging(settings: Settings) -> Iterator[StagingService]:
     """The service while the context lasts; leaving it lets what runs finish for most of ``GRACE_SECONDS``."""
     wanted, telemetry = settings.staging, StagingTelemetry()
-    root, accounts, providers = _required(settings), _accounts(wanted), _providers(wanted)
-    storage = Storage(root, allowed_input_prefixes=(wanted.originals or root,), buckets=build_buckets(settings))
+    root, accounts, providers = _required(settings), _accounts(wanted), build_providers(wanted)
+    storage = _storage(settings)
     ledger = StagingLedger(storage, root)
     switch = Switch(storage, root, _routing(settings, providers), tuple(providers))
-    lanes, cost = _lanes(wanted, _judged(wanted, providers, telemetry)), _cost(wanted)
+    lanes, cost = _lanes(wanted, judged(wanted, providers, telemetry)), _cost(wanted)
     gateway = Gateway(lanes, switch.current, telemetry, attempts=wanted.attempts, rng=Random())
     stager = Stager(_parts(settings, storage, ledger, gateway, cost), telemetry, time.monotonic)
     promises = Promises(ledger, time.time)
@@ -125,6 +125,21 @@ class Readiness:
         return found
 
 
+def build_stager(settings: Settings, providers: Mapping[Mode, Provider], telemetry: StagingTelemetry) -> Stager:
+    """Stages without HTTP and without callers; the routing is that of the settings, and nobody changes it."""
+    storage, routing = _storage(settings), _routing(settings, providers)
+    lanes = _lanes(settings.staging, providers)
+    gateway = Gateway(lanes, lambda: routing, telemetry, attempts=settings.staging.attempts, rng=Random())
+    ledger = StagingLedger(storage, _required(settings))
+    return Stager(_parts(settings, storage, ledger, gateway, _cost(settings.staging)), telemetry, time.monotonic)
+
+
+def _storage(settings: Settings) -> Storage:
+    root = _required(settings)
+    allowed = (settings.staging.originals or root,)
+    return Storage(root, allowed_input_prefixes=allowed, buckets=build_buckets(settings))
+
+
 def _required(settings: Settings) -> str:
     if settings.store.results is None:
         raise ConfigError("RESULT_STORE is not set; this command needs it (docs/environment.md)")
@@ -163,7 +178,7 @@ def _accounts(wanted: StagingSettings) -> Accounts:
     return load_accounts(wanted.clients_file)
 
 
-def _providers(wanted: StagingSettings) -> dict[Mode, Provider]:
+def build_providers(wanted: StagingSettings) -> dict[Mode, Provider]:
     """Every provider that can be chosen while the service runs."""
     found: dict[Mode, Provider] = {"mock": MockProvider(wanted.mock_s)}
     hosted = wanted.managed
@@ -206,7 +221,7 @@ def _lanes(wanted: StagingSettings, providers: Mapping[Mode, Provider]) -> dict[
     }
 
 
-def _judged(
+def judged(
     wanted: StagingSettings, providers: Mapping[Mode, Provider], telemetry: StagingTelemetry
 ) -> Mapping[Mode, Provider]:
     """The providers with the gate around each that makes pictures worth judging."""
