@@ -1,4 +1,4 @@
-"""What OpenCV sees in a picture: the only module that imports ``cv2``, which the extra ``people`` brings."""
+"""What OpenCV sees in a picture: the only module that imports ``cv2``, which ``people`` and ``staging`` bring."""
 
 import threading
 from pathlib import Path
@@ -23,12 +23,8 @@ class PeopleDetector:
     """
 
     def __init__(self) -> None:
-        try:
-            import cv2
-        except ImportError:
-            raise ConfigError("REJECT_PEOPLE needs OpenCV; pip install 'remarque[people]'") from None
-        self._cv2: Any = cv2
-        file = Path(cv2.__file__).parent / "data" / _FACES
+        self._cv2 = _opencv("REJECT_PEOPLE", "people")
+        file = Path(self._cv2.__file__).parent / "data" / _FACES
         if not file.is_file():
             raise ConfigError(f"REJECT_PEOPLE: this OpenCV has no {_FACES}; versions 4.13 to 4.x ship it")
         self._faces = self._cv2.CascadeClassifier(str(file))
@@ -47,3 +43,44 @@ class PeopleDetector:
             faces = self._faces.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=6, minSize=(least, least))
             _, scores = self._figures.detectMultiScale(grey, winStride=(8, 8), scale=1.1)
         return len(faces) + int(np.count_nonzero(np.asarray(scores) > _LEAST_SCORE))
+
+
+class Shapes:
+    """Edges, and pieces of masks; without state, so threads may share one."""
+
+    def __init__(self) -> None:
+        self._cv2 = _opencv("INFERENCE_MODE self in the staging service", "staging")
+
+    def edges(self, picture: NDArray[np.uint8], low: float, high: float) -> NDArray[np.uint8]:
+        """Canny's edges of uint8 [h,w,3], 255 on 0 [h,w]; the thresholds are those of gradients, 0 to about 1000."""
+        found: NDArray[np.uint8] = self._cv2.Canny(picture, low, high)
+        return found
+
+    def pieces(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The number of each pixel's piece, 0 outside, [h,w]; and left, top, width, height, area by number, [n,5]."""
+        _, labels, stats, _ = self._cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+        return labels, stats
+
+    def closed(self, mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+        """The mask with gaps of up to twice ``reach_px`` filled."""
+        return self._morphed(mask, self._cv2.MORPH_CLOSE, reach_px)
+
+    def opened(self, mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+        """The mask without what is narrower than twice ``reach_px``."""
+        return self._morphed(mask, self._cv2.MORPH_OPEN, reach_px)
+
+    def _morphed(self, mask: NDArray[np.bool_], operation: int, reach_px: int) -> NDArray[np.bool_]:
+        square = np.ones((2 * reach_px + 1,) * 2, np.uint8)
+        # Beyond the border the picture goes on as it ends there; OpenCV's own border would eat the mask away.
+        padded = np.pad(mask.astype(np.uint8), 2 * reach_px, mode="edge")
+        done: NDArray[np.uint8] = self._cv2.morphologyEx(padded, operation, square)
+        kept = slice(2 * reach_px, -2 * reach_px if reach_px else None)
+        return done[kept, kept].astype(np.bool_)
+
+
+def _opencv(what: str, extra: str) -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise ConfigError(f"{what} needs OpenCV; pip install 'remarque[{extra}]'") from None
+    return cv2

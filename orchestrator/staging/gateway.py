@@ -61,6 +61,12 @@ class Gateway:
         self._attempts = attempts
         self._rng = rng
 
+    def chosen(self, image_id: str) -> Mode | None:
+        """The provider that would be asked first now; None where none would, by switch or by breaker."""
+        routing = self._routing()
+        first = routing.choose(image_id)
+        return first if routing.enabled and self._lanes[first].breaker.state != "open" else None
+
     def stage(self, image_id: str, task: Task, watch: Watch) -> StagedPicture:
         """The picture by the provider that the routing chooses; failing that by the main one, then by the mock.
 

@@ -35,23 +35,29 @@ class PhotoLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Working:
-    """The photograph as it is staged: uint8 [h,w,3] in sRGB; ``original`` is its size before."""
+    """The photograph as it is staged: uint8 [h,w,3] in sRGB; ``original`` is its size before.
+
+    ``full`` is all of its pixels, upright and in sRGB, where they were asked for.
+    """
 
     pixels: NDArray[np.uint8]
     original: Size
     warnings: tuple[str, ...] = ()
+    full: NDArray[np.uint8] | None = None
 
 
-def read_photo(data: bytes, limits: PhotoLimits) -> Working:
+def read_photo(data: bytes, limits: PhotoLimits, *, keep_full: bool = False) -> Working:
     """The working image of a JPEG, PNG or WebP; raises :class:`InvalidInput`, mostly before anything is decoded."""
     image = _opened(data, "the original", limits)
     original = _upright_size(image, "the original")
     size = working_size(original, longest_px=limits.longest_px, step_px=limits.step_px)
-    # JPEG gives a half, a quarter or an eighth of its size for a fraction of the work; never less than is needed.
-    image.draft(None, (max(size.width_px, size.height_px),) * 2)
+    if not keep_full:
+        # JPEG gives a half, a quarter or an eighth of its size for a fraction of the work; never less than is needed.
+        image.draft(None, (max(size.width_px, size.height_px),) * 2)
     upright, warnings = _decoded(image, "the original")
     scaled = upright.resize((size.width_px, size.height_px), Image.Resampling.LANCZOS)
-    return Working(np.array(scaled, dtype=np.uint8), original, warnings)
+    full = np.array(upright, dtype=np.uint8) if keep_full else None
+    return Working(np.array(scaled, dtype=np.uint8), original, warnings, full)
 
 
 def read_mask(data: bytes, working: Working, limits: PhotoLimits) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """What a provider of staged pictures is given, what it gives back, and how it is watched meanwhile."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ class Task:
     """One picture to make. ``key`` names it at providers, the same on every attempt.
 
     ``picture`` is uint8 [h,w,3] in sRGB; inside ``mask``, bool [h,w], furniture may stand. ``strength`` is 0 to 1. The
-    wording says the ``style`` too; it is named for those who judge the picture.
+    wording says the ``style`` too; it is named for those who judge the picture. ``inverse_depth`` [h,w], larger is
+    nearer, is there where a network of our own looked before.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Task:
     strength: float
     guidance_scale: float
     style: StagingStyle | None = None
+    inverse_depth: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +38,7 @@ class StagedPicture:
 
     ``model_sha256`` is the weights' digest, empty where a provider does not tell; ``gpu_s`` is what it bills.
     ``quality`` holds scores from 0 to 1 by name where the picture was judged, ``task`` what was made in the end where
-    that is not what was asked for: another seed, a lower strength.
+    that is not what was asked for: another seed, a lower strength. ``parts_s`` says how long its parts took, by name.
     """
 
     pixels: NDArray[np.uint8]
@@ -48,6 +50,7 @@ class StagedPicture:
     warnings: tuple[str, ...] = ()
     quality: Mapping[str, float] | None = None
     task: Task | None = None
+    parts_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Watch(Protocol):

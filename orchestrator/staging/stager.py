@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator import __version__
 from orchestrator.clients.addresses import AllowedPrefixes, parse_address
 from orchestrator.clients.storage import Reader
@@ -15,15 +18,18 @@ from orchestrator.errors import InvalidInput, NotFound, ObjectNotFound
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import encode
 from orchestrator.imaging.provenance import Provenance
+from orchestrator.metering import metered
 from orchestrator.staging.cost import CostLedger
+from orchestrator.staging.enlarging import Enlarging, enlarged
 from orchestrator.staging.gateway import Gateway
 from orchestrator.staging.job import StagingJob
 from orchestrator.staging.ledger import Manifest, StagingLedger
-from orchestrator.staging.masks import composite, floor_mask
+from orchestrator.staging.masks import composite
 from orchestrator.staging.original import PhotoLimits, Working, read_mask, read_photo
 from orchestrator.staging.policy import Rule, check_original, check_wording
 from orchestrator.staging.prompts import PromptTable, Wording
 from orchestrator.staging.provider import StagedPicture, Task
+from orchestrator.staging.survey import Survey, Surveyor, unseen
 
 # The same for what is not there and for what is somebody else's: nobody can look around by asking.
 _NO_OBJECT = "names no object that this token may read"
@@ -39,7 +45,10 @@ class Listen(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StagerParts:
-    """What stagings share. ``originals`` reads the store, ``root`` is where the keys of originals begin."""
+    """What stagings share. ``originals`` reads the store, ``root`` is where the keys of originals begin.
+
+    ``surveyor`` and ``enlarging`` are there where networks of our own are.
+    """
 
     originals: Reader
     root: str
@@ -50,6 +59,8 @@ class StagerParts:
     limits: PhotoLimits
     cost: CostLedger
     signing_key: SigningKey
+    surveyor: Surveyor | None = None
+    enlarging: Enlarging | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +81,25 @@ class _Clock:
     def add(self, name: str, seconds: float) -> None:
         self.durations_ms[name] = round(seconds * 1000)
         self.listen(name, seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Made:
+    """A staged picture and all that its answer tells: ``pixels`` are the final ones, ``task`` is what was made."""
+
+    working: Working
+    survey: Survey
+    staged: StagedPicture
+    task: Task
+    pixels: NDArray[np.uint8]
+    upscaled: bool = False
+    upscale_s: float = 0.0
+
+    @property
+    def gpu_s(self) -> float:
+        """What the provider bills; ours bills what came before and after it, too."""
+        own_s = self.survey.network_s + self.upscale_s if self.staged.provider == "self" else 0.0
+        return self.staged.gpu_s + own_s
 
 
 class Stager:
@@ -95,23 +125,49 @@ class Stager:
             original, mask = self._fetched(job)
         job.check()
         with clock.part("preprocess"):
-            working = read_photo(original, parts.limits)
-            task = self._task(job, wording, working, mask)
+            working = read_photo(original, parts.limits, keep_full=self._enlarging(job) is not None)
+            given = None if mask is None else read_mask(mask, working, parts.limits)
             check_original(parts.rules, working.pixels)
+        survey = self._surveyed(job, working, given, clock)
         job.check()
         with clock.part("provider"):
+            task = self._task(job, wording, working, survey)
             staged = parts.gateway.stage(job.request.image_id, task, job)
-        task = staged.task or task
-        with clock.part("composite"):
-            pixels = composite(working.pixels, staged.pixels, task.mask)
+        for name, seconds in staged.parts_s.items():
+            clock.add(name, seconds)
+        made = self._put_together(job, working, survey, staged, staged.task or task, clock)
         with clock.part("encode"):
-            picture = encode(pixels, self._provenance(job, task, staged, original), "png", parts.signing_key)
+            picture = encode(made.pixels, self._provenance(job, made, original), "png", parts.signing_key)
         job.check()
         with clock.part("store"):
             key = parts.ledger.store_picture(job.name, picture)
-        answer = self._answer(job, staged, working, key) | {"durations_ms": clock.durations_ms}
-        answer |= {"inference_meta": self._meta(job, task, staged)}
+        answer = self._answer(job, made, key) | {"durations_ms": clock.durations_ms}
+        answer |= {"inference_meta": self._meta(job, made)}
         return parts.ledger.commit(job.name, Manifest(fingerprint=job.request.fingerprint, answer=answer))
+
+    def _enlarging(self, job: StagingJob) -> Enlarging | None:
+        """What enlarges the job's picture, if its tier and its provider have that."""
+        enlarging = self._parts.enlarging
+        own = self._parts.gateway.chosen(job.request.image_id) == "self"
+        return enlarging if own and enlarging is not None and job.tier in enlarging.tiers else None
+
+    def _surveyed(self, job: StagingJob, working: Working, given: NDArray[np.bool_] | None, clock: _Clock) -> Survey:
+        if self._parts.surveyor is None or self._parts.gateway.chosen(job.request.image_id) != "self":
+            return unseen(working.pixels, given)
+        return self._parts.surveyor.survey(working.pixels, given, clock.part)
+
+    def _put_together(
+        self, job: StagingJob, working: Working, survey: Survey, staged: StagedPicture, task: Task, clock: _Clock
+    ) -> _Made:
+        with clock.part("composite"):
+            pixels = composite(working.pixels, staged.pixels, task.mask)
+        made = _Made(working=working, survey=survey, staged=staged, task=task, pixels=pixels)
+        enlarging = self._enlarging(job)
+        if enlarging is None or working.full is None or staged.provider != "self":
+            return made
+        with clock.part("upscale"), metered() as meter:
+            pixels, upscaled = enlarged(pixels, working.full, task.mask, enlarging.upscale)
+        return replace(made, pixels=pixels, upscaled=upscaled, upscale_s=meter.seconds)
 
     def _fetched(self, job: StagingJob) -> tuple[bytes, bytes | None]:
         """The original and the mask, from below the prefixes that the caller may read."""
@@ -133,36 +189,38 @@ class Stager:
         except InvalidInput:
             raise InvalidInput(f"{field_name} is over {self._parts.limits.max_bytes} bytes") from None
 
-    def _task(self, job: StagingJob, wording: Wording, working: Working, mask: bytes | None) -> Task:
-        request, (height_px, width_px) = job.request, working.pixels.shape[:2]
+    def _task(self, job: StagingJob, wording: Wording, working: Working, survey: Survey) -> Task:
+        request = job.request
         return Task(
             key=sha256(f"{job.name}:{request.fingerprint}".encode()).hexdigest()[:32],
             picture=working.pixels,
-            mask=floor_mask(height_px, width_px) if mask is None else read_mask(mask, working, self._parts.limits),
+            mask=survey.mask,
             wording=wording,
             seed=request.used_seed,
             strength=request.used_strength,
             guidance_scale=request.used_guidance_scale,
             style=request.style,
+            inverse_depth=survey.inverse_depth,
         )
 
-    def _answer(self, job: StagingJob, staged: StagedPicture, working: Working, key: str) -> dict[str, object]:
-        height_px, width_px = working.pixels.shape[:2]
+    def _answer(self, job: StagingJob, made: _Made, key: str) -> dict[str, object]:
+        height_px, width_px = made.pixels.shape[:2]
         unknown = [f"the field {name[:40]} is not known and was ignored" for name in job.request.unknown]
-        warnings = [*staged.warnings, *working.warnings, *unknown]
+        warnings = [*made.staged.warnings, *made.survey.warnings, *made.working.warnings, *unknown]
         answer: dict[str, object] = {
             "image_id": job.request.image_id,
             "staged_key": key,
             "width": width_px,
             "height": height_px,
-            "model_rev": staged.model_rev,
+            "model_rev": made.staged.model_rev,
             "duration_ms": round((self._clock() - job.accepted_s) * 1000),
         }
         return answer | ({"warnings": warnings} if warnings else {})
 
-    def _meta(self, job: StagingJob, task: Task, staged: StagedPicture) -> dict[str, object]:
-        usd = self._parts.cost.charge(staged.provider, staged.gpu_s)
-        self._listen.charged(job.tier, staged.provider, staged.gpu_s, usd)
+    def _meta(self, job: StagingJob, made: _Made) -> dict[str, object]:
+        staged, task = made.staged, made.task
+        usd = self._parts.cost.charge(staged.provider, made.gpu_s)
+        self._listen.charged(job.tier, staged.provider, made.gpu_s, usd)
         quality = {} if staged.quality is None else {"quality": dict(staged.quality)}
         return quality | {
             "provider": staged.provider,
@@ -170,15 +228,17 @@ class Stager:
             "seed": task.seed,
             "strength": task.strength,
             "guidance_scale": task.guidance_scale,
-            "mask": "floor" if job.request.mask_key is None else "given",
+            "mask": made.survey.origin,
+            "upscaled": made.upscaled,
             "prompts": self._parts.prompts.revision,
             "tier": job.tier,
-            "gpu_seconds": round(staged.gpu_s, 3),
+            "gpu_seconds": round(made.gpu_s, 3),
             "cost_usd": round(usd, 6),
         }
 
-    def _provenance(self, job: StagingJob, task: Task, staged: StagedPicture, original: bytes) -> Provenance:
-        height_px, width_px = task.picture.shape[:2]
+    def _provenance(self, job: StagingJob, made: _Made, original: bytes) -> Provenance:
+        staged, task = made.staged, made.task
+        height_px, width_px = made.pixels.shape[:2]
         return Provenance(
             generation_id=job.request.image_id,
             prompt=task.wording.prompt,

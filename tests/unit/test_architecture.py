@@ -4,6 +4,7 @@ import ast
 import sys
 import tomllib
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Lower rows know nothing of higher ones. A package's files share its row.
 ROWS = {
     "errors": 1, "config": 1, "variables": 1, "staging_settings": 1,
-    "job": 2, "diffusion": 2, "imaging": 2, "fields": 2, "attempt": 2, "trace": 2, "stages": 2, "backlog": 2, "progress": 2,
+    "job": 2, "diffusion": 2, "imaging": 2, "fields": 2, "attempt": 2, "trace": 2, "stages": 2, "metering": 2, "backlog": 2, "progress": 2,
     "schema": 3, "plan": 3, "telemetry": 3, "tracing": 3, "clients": 3, "staging": 3, "staging_telemetry": 3, "checkpoint": 3, "pictures": 3, "ledger": 3, "style_files": 3, "style_plot": 3, "style_ways": 3, "merged_folders": 3,
     "pipeline": 4, "endpoints": 4, "conditioning": 4, "merged_models": 4, "mock": 4, "disabled": 4,
     "runner": 5, "denoising": 5, "finishing": 5, "styles": 5,
@@ -26,6 +27,7 @@ def sources(package: str) -> list[Path]:
     return sorted(path for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
 def imported(path: Path) -> list[str]:
     """Absolute module names that a file imports, wherever in the file."""
     names = []

@@ -104,7 +104,24 @@ def test_outside_the_mask_every_byte_is_the_working_images():
     mask = rng.random((96, 128)) > 0.5
     result = composite(working, staged, mask)
     assert np.array_equal(result[~mask], working[~mask])
-    assert np.array_equal(result[mask], staged[mask])
+
+
+def test_inside_the_mask_the_photograph_passes_into_the_staged_picture_over_eight_pixels():
+    working, staged = (np.full((64, 64, 3), value, np.uint8) for value in (0, 160))
+    mask = np.zeros((64, 64), np.bool_)
+    mask[16:, 16:48] = True
+    row = composite(working, staged, mask)[50, 14:28, 0].tolist()
+    assert row == [0, 0, 20, 40, 60, 80, 100, 120, 140, 160, 160, 160, 160, 160]
+    assert composite(working, staged, mask)[63, 32, 0] == 160, "the picture's own border is no seam"
+
+
+def test_all_pixels_of_a_photograph_are_kept_where_they_are_asked_for():
+    photo = halves(1536, 1024)
+    data = encoded(photo, "PNG")
+    assert read_photo(data, LIMITS).full is None
+    full = read_photo(data, LIMITS, keep_full=True).full
+    assert full is not None
+    assert np.array_equal(full, np.asarray(photo))
 
 
 def test_the_floor_is_below_the_walls():
