@@ -6,6 +6,9 @@ here. A job without one gets a trace of its own, the same on every attempt, so t
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 HEADER = "traceparent"
@@ -25,6 +28,24 @@ class Trace:
     def traceparent(self) -> str:
         """The header for whoever is called next."""
         return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
+
+
+_HERE: ContextVar[Trace | None] = ContextVar("trace of the attempt that this thread works on", default=None)
+
+
+@contextmanager
+def working_on(trace: Trace) -> Iterator[None]:
+    """What this thread does while this lasts is done for that attempt."""
+    token = _HERE.set(trace)
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
+
+
+def trace_here() -> Trace | None:
+    """The attempt that this thread works on, where it works on one."""
+    return _HERE.get()
 
 
 def trace_of(traceparent: object, *, job: str, attempt: str) -> Trace:

@@ -6,7 +6,7 @@ attempt whose process dies are lost with it, the next attempt's are in the same 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from orchestrator import __version__
 from orchestrator.clients.gate import Batch
@@ -86,14 +86,15 @@ class Tracing:
             self._span(under, "webhook", time.time() - seconds, seconds, told, kind=SpanKind.CLIENT, ok=ok)
 
     def batch(self, batch: Batch) -> None:
-        """The span of one batch of steps. It serves many jobs and so lies in none of their traces."""
+        """The span of one batch of steps. It serves many jobs, so it lies in none of their traces and links to each."""
         trace = Trace(f"{self._ids.generate_trace_id():032x}", f"{self._ids.generate_span_id():016x}")
         told: Attributes = {
             "remarque.model": batch.model,
             "remarque.rows": batch.rows,
             "remarque.members": batch.members,
         }
-        self._whole(trace, "batch", time.time() - batch.seconds, told, SpanKind.CLIENT)
+        links = [Link(_context(each, int(each.span_id, 16))) for each in batch.traces]
+        self._whole(trace, "batch", time.time() - batch.seconds, told, SpanKind.CLIENT, links=links)
 
     def close(self) -> None:
         """Send what is left, for a few seconds."""
@@ -127,6 +128,8 @@ class Tracing:
         attributes: Attributes,
         kind: SpanKind,
         status: Status | None = None,
+        *,
+        links: Sequence[Link] = (),
     ) -> None:
         """A span whose own id is the trace's, ended now."""
         parent = None if trace.parent_id is None else _context(trace, int(trace.parent_id, 16), remote=True)
@@ -137,6 +140,7 @@ class Tracing:
                 parent=parent,
                 resource=self._resource,
                 attributes=dict(attributes),
+                links=links,
                 kind=kind,
                 instrumentation_scope=_SCOPE,
                 status=status or Status(StatusCode.UNSET),

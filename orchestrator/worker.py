@@ -34,6 +34,7 @@ from orchestrator.schema import (
 )
 from orchestrator.stages import Stage, listening
 from orchestrator.trace import HEADER as TRACEPARENT
+from orchestrator.trace import working_on
 
 PROGRESS_PATIENCE_S = 2.0
 CANCEL_POLL_S = 2.0
@@ -197,7 +198,7 @@ class Worker:
             if self._ledger.cancel_requested(attempt.job.generation_id):
                 ticket.control.cancelled.set()
             self._listen(ticket.started())
-            with listening(partial(self._staged, attempt.job.generation_id)):
+            with working_on(attempt.trace), listening(partial(self._staged, attempt.job.generation_id)):
                 manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
             end = partial(self._conclusion.settled, attempt, ticket.deliveries, manifest)
         except Interrupted:

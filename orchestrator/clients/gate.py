@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from orchestrator.trace import Trace, trace_here
+
 PATIENCE = 0.25
 """How long the last ones are waited for, as a share of a step."""
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.001, 0.25
@@ -33,12 +35,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One group that went through the gate; ``seconds`` are from its release to its last answer."""
+    """One group that went through the gate; ``seconds`` are from its release to its last answer.
+
+    ``traces`` are those of the attempts whose rows it held, as far as they have one.
+    """
 
     model: str
     rows: int
     members: int
     seconds: float
+    traces: tuple[Trace, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +57,7 @@ class _Post:
     send: Callable[[], None]
     arrived_s: float
     rank: tuple[bool, int]
+    trace: Trace | None
     group: "_Group | None" = None
     error: OSError | None = None
 
@@ -64,6 +71,11 @@ class _Group:
     def __post_init__(self) -> None:
         self.left = len(self.posts)
 
+    def told(self, model: str, seconds: float) -> Batch:
+        """What is said of the group when its last answer is there."""
+        traces = dict.fromkeys(post.trace for post in self.posts if post.trace is not None)
+        return Batch(model, sum(post.rows for post in self.posts), len(self.posts), seconds, tuple(traces))
+
 
 class Gate:
     """The steps of one model in one shape; any number of threads.
@@ -73,12 +85,14 @@ class Gate:
 
     def __init__(
         self,
+        model: str,
         limits: Callable[[], Limits],
-        on_group: Callable[[int, int, float], None] = lambda rows, members, seconds: None,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._model = model
         self._limits = limits
-        self._on_group = on_group
+        self._on_batch = on_batch
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[_Post] = []
@@ -98,7 +112,7 @@ class Gate:
         ``wait`` tells within the seconds given whether the answer begins. What ``send`` raised, in whatever thread, is
         raised here.
         """
-        post = _Post(member, rows, alone, send, self._clock(), self._rank(member))
+        post = _Post(member, rows, alone, send, self._clock(), self._rank(member), trace_here())
         try:
             self._release(self._joined(post))
             while post.error is None and not wait(self._patience_s(post)):
@@ -156,7 +170,7 @@ class Gate:
     def _measure(self, group: _Group, now_s: float) -> None:
         seconds = now_s - group.released_s
         self._step_s = seconds if self._step_s == 0.0 else self._step_s + (seconds - self._step_s) / 4
-        self._on_group(sum(post.rows for post in group.posts), len(group.posts), seconds)
+        self._on_batch(group.told(self._model, seconds))
 
     def _patience_s(self, post: _Post) -> float:
         return LOOK_S if post.group else self._delay_s()

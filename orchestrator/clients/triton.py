@@ -225,11 +225,8 @@ class TritonModels:
             if key not in self._gates:
                 # Those of a model that was loaded anew since are of no use.
                 self._gates = {old: gate for old, gate in self._gates.items() if old[0] in self._known.values()}
-                self._gates[key] = Gate(partial(served.rows.at, area), partial(self._told, served.model))
+                self._gates[key] = Gate(served.model, partial(served.rows.at, area), self._on_batch)
             return self._gates[key]
-
-    def _told(self, model: str, rows: int, members: int, seconds: float) -> None:
-        self._on_batch(Batch(model, rows, members, seconds))
 
     def _control(self, model: str, action: str) -> None:
         path = f"/v2/repository/models/{quote(model)}/{action}"

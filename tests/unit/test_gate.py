@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from orchestrator.clients.gate import PATIENCE, PATIENCE_MAX_S, PATIENCE_MIN_S, Gate, Limits
+from orchestrator.clients.gate import PATIENCE, PATIENCE_MAX_S, PATIENCE_MIN_S, Batch, Gate, Limits
+from orchestrator.trace import Trace, trace_here, working_on
 
 
 class Line:
@@ -15,8 +17,9 @@ class Line:
     def __init__(self, group: int = 8, under_way: int = 16) -> None:
         self.now_s = 0.0
         self.limits = Limits(group, under_way)
-        self.groups: list[tuple[int, int, float]] = []
-        self.gate = Gate(lambda: self.limits, lambda *told: self.groups.append(told), clock=lambda: self.now_s)
+        self.batches: list[Batch] = []
+        self.traces: dict[str, Trace] = {}
+        self.gate = Gate("unet", lambda: self.limits, self.batches.append, clock=lambda: self.now_s)
         self.sent: list[str] = []
         self.failed: dict[str, BaseException] = {}
         self.answers: dict[str, threading.Event] = {}
@@ -42,8 +45,10 @@ class Line:
 
         def job() -> None:
             try:
-                with self.gate.turn(name, rows, alone, send, wait):
-                    pass
+                with ExitStack() as entered:
+                    if name in self.traces:
+                        entered.enter_context(working_on(self.traces[name]))
+                    entered.enter_context(self.gate.turn(name, rows, alone, send, wait))
             except OSError as error:
                 self.failed[name] = error
             asked.set()
@@ -273,9 +278,31 @@ def test_a_job_that_gives_up_does_not_hold_the_others(line: Line) -> None:
 
 def test_every_group_is_told_with_its_rows_and_seconds(line: Line) -> None:
     line.round("a", "b")
-    line.groups.clear()
+    line.batches.clear()
     line.post("a")
     line.post("b", rows=1)
     line.now_s += 0.5
     line.answer("a", "b")
-    assert line.groups == [(3, 2, 0.5)]
+    assert line.batches == [Batch("unet", rows=3, members=2, seconds=0.5)]
+
+
+def test_a_batch_tells_the_attempts_whose_rows_it_held_whoever_completed_it(line: Line) -> None:
+    line.traces = {name: Trace(f"{i:032x}", f"{i:016x}") for i, name in enumerate("ab", start=1)}
+    line.round("a", "b", "c")
+    line.batches.clear()
+    for name in "abc":
+        line.post(name)
+    line.answer("a", "b", "c")
+    (batch,) = line.batches
+    assert (batch.members, set(batch.traces)) == (3, set(line.traces.values()))
+
+
+def test_an_attempt_is_its_threads_alone_and_over_with_its_work() -> None:
+    heard: list[Trace | None] = []
+    with working_on(Trace("1" * 32, "2" * 16)):
+        elsewhere = threading.Thread(target=lambda: heard.append(trace_here()))
+        elsewhere.start()
+        elsewhere.join()
+        heard.append(trace_here())
+    assert heard == [None, Trace("1" * 32, "2" * 16)]
+    assert trace_here() is None

@@ -121,6 +121,15 @@ def test_a_batch_of_steps_is_a_span_of_its_own_with_its_rows_and_members(kept: K
     assert (batch.name, batch.parent) == ("batch", None)
 
 
+def test_a_batch_links_to_the_attempts_whose_rows_it_held(kept: Kept) -> None:
+    other = trace_of(None, job="8", attempt="1")
+    Tracing(kept).batch(Batch("unet", rows=4, members=2, seconds=0.25, traces=(TRACE, other)))
+    (batch,) = kept.spans
+    linked = {(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") for link in batch.links}
+    assert linked == {(TRACE.trace_id, TRACE.span_id), (other.trace_id, other.span_id)}
+    assert f"{batch.context.trace_id:032x}" not in {TRACE.trace_id, other.trace_id}
+
+
 def test_a_prompt_is_in_no_span(kept: Kept) -> None:
     failed = Failed(generation_id=7, error_message="prompt text", error_code="INVALID_INPUT", retry_count=0)
     spans(kept, STARTED, failed)
