@@ -40,7 +40,8 @@ if __package__ in (None, ""):
 from export import tune
 from export.build import build
 from export.build_styles import build_styles
-from export.checkpoint import open_checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.companions import with_depth, with_upscaler
 from export.config_pbtxt import LOCAL_RUNTIMES, NATIVE, Serving
 from export.dry_run import tell
 from export.engine_record import Target, target_of
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     serving, precision = _serving(options)
-    checkpoint = open_checkpoint(options.checkpoint, dict(options.controlnet))
+    checkpoint = _checkpoint(options)
     check_sizes(checkpoint.architecture, serving.buckets_px)
     target = None
     if serving.runtime is not Runtime.ONNX and not options.dry_run:
@@ -101,6 +102,15 @@ def _request(options: argparse.Namespace) -> Request:
         timings=user_folder("timings"),
         max_rows=options.max_rows,
     )
+
+
+def _checkpoint(options: argparse.Namespace) -> Checkpoint:
+    checkpoint = open_checkpoint(options.checkpoint, dict(options.controlnet))
+    if options.depth is not None:
+        checkpoint = with_depth(checkpoint, options.depth, options.depth_size)
+    elif options.depth_size is not None:
+        raise ExportError(f"--depth-size is {options.depth_size}; it is the edge of what --depth sees")
+    return checkpoint if options.upscaler is None else with_upscaler(checkpoint, options.upscaler)
 
 
 def _only_gpu(target: Target) -> str:
@@ -206,6 +216,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="a ControlNet to be fused with the UNet, under the name that jobs use (depth=FOLDER); may repeat",
     )
+    add("--depth", metavar="FOLDER_OR_ID", help="a depth network of transformers, served as the model depth")
+    add("--depth-size", type=int, metavar="PX", help="edge of the squares it sees (default: what its folder says)")
+    add("--upscaler", type=Path, metavar="FOLDER", help="a compact Real-ESRGAN network, served as the model upscaler")
     add(
         "--sizes",
         nargs="+",

@@ -1,11 +1,9 @@
 """An SD 1.x or SDXL checkpoint in diffusers layout: a folder, or a hub id. Needs no torch, no diffusers."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +11,16 @@ from numpy.typing import NDArray
 
 from export.config_defaults import complete, shape_key
 from export.errors import ExportError
+from export.folders import WEIGHT_FILES, digest_of, download, is_hub_id, open_weights, read_json, weight_files
 from export.specs import FAMILIES, Architecture, Graph, Projection, TextEncoder, control_component
 from export.weights import Joined, Weights
 
 PIPELINES: Final[Mapping[str, str]] = {
     "StableDiffusionPipeline": "sd1",
     "StableDiffusionImg2ImgPipeline": "sd1",
+    "StableDiffusionInpaintPipeline": "sd1",
     "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
 }
 """The family of each kind of pipeline that is served."""
 COMPONENTS: Final = ("text_encoder", "unet", "vae")
@@ -32,8 +33,15 @@ CLASSES: Final[Mapping[str, Mapping[str, str]]] = {
         "vae": "AutoencoderKL",
     },
 }
-_FILES: Final = ("diffusion_pytorch_model", "model")
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATTERNS: Final = (
+    *("model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"),
+    *(
+        f"{component}/{name}"
+        for component in dict.fromkeys(component for classes in CLASSES.values() for component in classes)
+        for name in ("*.json", *(f"{stem}*.safetensors" for stem in WEIGHT_FILES))
+    ),
+)
+"""What is downloaded of a hub id."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """A checkpoint may carry its name as ``_name_or_path``; one that was a path says nothing to others."""
 _ATTENTION: Final = re.compile(r"(.+\.attn[12]\.to_(?:q|k|v|out\.0))\.weight")
@@ -44,12 +52,6 @@ _UNSERVED_UNET_KEYS: Final = ("class_embed_type", "encoder_hid_dim", "time_cond_
 _CONTROL_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
 # A ControlNet is half a copy of the UNet that it belongs to.
 _SHARED_WITH_UNET: Final = ("cross_attention_dim", "block_out_channels", "addition_embed_type")
-_OLD_VAE_NAMES: Final[Mapping[str, str]] = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Checkpoint:
     family: str = "sd1"
     controlnets: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the ControlNets to be fused with the UNet, by the name that jobs use."""
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the networks served beside the checkpoint and no part of it, by their model's name."""
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -72,11 +76,11 @@ class Checkpoint:
     def folder_of(self, component: str) -> Path:
         """Where a network's config and weights lie."""
         controlnets = {control_component(name): folder for name, folder in self.controlnets.items()}
-        return controlnets.get(component, self.folder / component)
+        return {**controlnets, **self.companions}.get(component, self.folder / component)
 
     def weights(self, component: str) -> Weights:
         """Tensors of one component under the names that today's diffusers and transformers give them."""
-        return _open_weights(self.folder_of(component))
+        return open_weights(self.folder_of(component))
 
     def weights_of(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
         """All tensors that a graph holds; those of fused ControlNets have their component's name and a dot in front."""
@@ -88,7 +92,7 @@ class Checkpoint:
 
     def digest(self, component: str) -> str:
         """What ``Weights.digest`` says of one component."""
-        return _digest(self.folder_of(component))
+        return digest_of(self.folder_of(component))
 
     def digest_of(self, graph: Graph) -> str:
         """What a graph's weights are called: its component's digest, or one of all its components' together."""
@@ -118,6 +122,9 @@ class Checkpoint:
             latent_multiple=2 ** (len(unet["block_out_channels"]) - 1),
             attention=tuple(_projections(self.weights("unet"))),
             controls=tuple(self.controlnets),
+            depth_size_px=self.configs["depth"]["size_px"] if "depth" in self.companions else None,
+            upscale_factor=self.configs["upscaler"]["upscale"] if "upscaler" in self.companions else None,
+            is_inpainting=unet["in_channels"] > vae["latent_channels"],
         )
 
     def shape_key(self, component: str) -> str:
@@ -144,8 +151,8 @@ def _open(path_or_id: str) -> Checkpoint:
         )
     if path.is_dir():
         return _read_folder(path.resolve())
-    if _HUB_ID.fullmatch(path_or_id):
-        return replace(_read_folder(_download(path_or_id)), name=path_or_id)
+    if is_hub_id(path_or_id):
+        return replace(_read_folder(download(path_or_id, _PATTERNS)), name=path_or_id)
     raise ExportError(f"{path_or_id} is neither a folder nor a hub id of the form owner/name")
 
 
@@ -153,19 +160,19 @@ def _read_folder(folder: Path) -> Checkpoint:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ExportError(f"{folder} is not a diffusers checkpoint: it has no model_index.json")
-    said = _read_json(index)
+    said = read_json(index)
     pipeline = str(said.get("_class_name"))
     if pipeline not in PIPELINES:
         raise ExportError(f"{folder} is a {pipeline}; {' and '.join(PIPELINES)} are served")
     family = PIPELINES[pipeline]
     configs = {
-        component: complete(component, _read_json(folder / component / "config.json")) for component in CLASSES[family]
+        component: complete(component, read_json(folder / component / "config.json")) for component in CLASSES[family]
     }
-    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
+    configs["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json")
     configs["pipeline"] = said
     _check_classes(folder, family, configs)
     for component in CLASSES[family]:
-        _weight_files(folder / component)
+        weight_files(folder / component)
     name = said.get("_name_or_path", "")
     return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs, family)
 
@@ -173,7 +180,7 @@ def _read_folder(folder: Path) -> Checkpoint:
 def _with_controlnet(checkpoint: Checkpoint, name: str, folder: Path) -> Checkpoint:
     if not _CONTROL_NAME.fullmatch(name):
         raise ExportError(f"--controlnet is {name}={folder}; a name of small letters, digits and _ is served")
-    config = complete(control_component(name), _read_json(folder / "config.json"))
+    config = complete(control_component(name), read_json(folder / "config.json"))
     if config.get("_class_name") != "ControlNetModel":
         raise ExportError(f"{folder} is a {config.get('_class_name')}; ControlNetModel is served")
     for key in _SHARED_WITH_UNET:
@@ -184,7 +191,7 @@ def _with_controlnet(checkpoint: Checkpoint, name: str, folder: Path) -> Checkpo
             )
     if (config.get("conditioning_channels", 3), config.get("global_pool_conditions", False)) != (3, False):
         raise ExportError(f"{folder} sees no picture of three channels as it is; only such ControlNets are served")
-    _weight_files(folder)
+    weight_files(folder)
     return replace(
         checkpoint,
         configs={**checkpoint.configs, control_component(name): config},
@@ -214,10 +221,11 @@ def _check_classes(folder: Path, family: str, configs: Mapping[str, Mapping[str,
     for key in ("addition_embed_type", *_UNSERVED_UNET_KEYS):
         if unet.get(key) != (_ADDED[family] if key == "addition_embed_type" else None):
             raise ExportError(f"{folder / 'unet'} sets {key} to {unet.get(key)}; {_PLAIN[family]} is served")
-    if unet["in_channels"] != vae["latent_channels"]:
+    latents = vae["latent_channels"]
+    if unet["in_channels"] not in (latents, 2 * latents + 1):
         raise ExportError(
-            f"{folder / 'unet'} takes {unet['in_channels']} channels and the VAE makes {vae['latent_channels']}; "
-            "inpainting and depth checkpoints are not served"
+            f"{folder / 'unet'} takes {unet['in_channels']} channels and the VAE makes {latents}; "
+            f"{latents}, or {2 * latents + 1} for inpainting, are served"
         )
     widths = [configs[name]["hidden_size"] for name in CLASSES[family] if name.startswith("text_")]
     if unet["cross_attention_dim"] != sum(widths):
@@ -225,71 +233,3 @@ def _check_classes(folder: Path, family: str, configs: Mapping[str, Mapping[str,
             f"{folder} pairs a text encoder of width {' + '.join(map(str, widths))} "
             f"with a UNet that expects {unet['cross_attention_dim']}"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ExportError(f"{path} is missing; a complete diffusers checkpoint has it") from None
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ExportError(f"{path} does not hold a JSON object")
-    return value
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for stem in _FILES:
-        for suffix in ("", ".fp16"):
-            if (folder / f"{stem}{suffix}.safetensors").is_file():
-                return [folder / f"{stem}{suffix}.safetensors"]
-        index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            return sorted({folder / shard for shard in _read_json(index)["weight_map"].values()})
-    if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
-        raise ExportError(f"{folder} holds pickled weights only; safetensors are read (save_pretrained writes them)")
-    raise ExportError(f"{folder} holds no weights (expected {' or '.join(f'{stem}.safetensors' for stem in _FILES)})")
-
-
-@cache
-def _open_weights(folder: Path) -> Weights:
-    return Weights(_weight_files(folder), _todays_name)
-
-
-@cache
-def _digest(folder: Path) -> str:
-    return _open_weights(folder).digest()
-
-
-def _todays_name(stored: str) -> str | None:
-    """SD 1.5 as first published names the VAE's attention and the text encoder's tensors as older libraries did."""
-    name = stored.removeprefix("text_model.")
-    if name == "embeddings.position_ids":
-        return None
-    if ".attentions." in name:
-        for old, new in _OLD_VAE_NAMES.items():
-            name = name.replace(old, new)
-    return name
-
-
-def _download(hub_id: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise ExportError(
-            f"{hub_id} is no folder here, and downloading it needs: pip install huggingface-hub"
-        ) from None
-    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
-    components = dict.fromkeys(component for classes in CLASSES.values() for component in classes)
-    patterns += [f"{c}/{name}" for c in components for name in ("*.json", *(f"{stem}*.safetensors" for stem in _FILES))]
-    ignored = ["*non_ema*", "*.fp16.safetensors"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))
-    except LocalEntryNotFoundError:
-        raise ExportError(
-            f"{hub_id} is no folder here, was not downloaded before, and the hub is out of reach"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ExportError(f"{hub_id} cannot be downloaded: {str(error).splitlines()[0]}") from error

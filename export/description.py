@@ -47,6 +47,9 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
         **styles_of(graphs),
         **_second_encoder(checkpoint),
         **({"controls": list(architecture.controls)} if architecture.controls else {}),
+        **({"inpainting": True} if architecture.is_inpainting else {}),
+        **({"depth": {"size_px": architecture.depth_size_px}} if architecture.depth_size_px else {}),
+        **({"upscaler": {"factor": architecture.upscale_factor}} if architecture.upscale_factor else {}),
         "preview": fit_preview(decode, architecture.latent_channels),
     }
 

@@ -4,7 +4,7 @@
     python export/random_checkpoint.py --shape sdxl --controlnet depth --controlnet canny --out /tmp/sdxl-random
 
 Such a checkpoint draws noise, but exports, loads and runs exactly as the trained one of the same shape. Each
---controlnet adds a folder ``controlnet_NAME`` beside the checkpoint's own.
+--controlnet adds a folder ``controlnet_NAME`` beside the checkpoint's own; --inpainting gives the UNet nine channels.
 """
 
 import argparse
@@ -24,21 +24,28 @@ from export.random_shapes import SHAPES, Shape
 _TINY_CONTROL: Final = (8, 16, 16, 16)
 
 
-def write(folder: Path, shape: str, seed: int = 0, controlnets: Sequence[str] = ()) -> None:
+def write(
+    folder: Path, shape: str, seed: int = 0, controlnets: Sequence[str] = (), *, inpainting: bool = False
+) -> None:
     """Writes a folder that diffusers' pipelines load: fp16 safetensors, drawn from ``seed``."""
     import torch
 
-    configs = SHAPES[shape]
+    configs = _inpainting(SHAPES[shape]) if inpainting else SHAPES[shape]
     vocabulary = _vocabulary(configs["text_encoder"]["vocab_size"])
     torch.manual_seed(seed)
     with _half():
         for component, make in _networks(configs, vocabulary, controlnets).items():
             make().save_pretrained(folder / component)
     _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
-    _write_json(folder / "model_index.json", _index(configs))
+    _write_json(folder / "model_index.json", _index(configs, inpainting))
     _write_tokenizer(folder / "tokenizer", vocabulary, "<|endoftext|>")
     if "text_encoder_2" in configs:
         _write_tokenizer(folder / "tokenizer_2", vocabulary, "!")
+
+
+def _inpainting(configs: Shape) -> Shape:
+    """The same with a UNet that also sees a mask and the four channels of a masked picture."""
+    return {**configs, "unet": {**configs["unet"], "in_channels": 9}}
 
 
 def _networks(
@@ -73,7 +80,8 @@ def _controlnet(unet: Mapping[str, Any]) -> Any:
     import torch
     from diffusers import ControlNetModel
 
-    left_out = ("sample_size", "up_block_types")
+    # It sees latents alone, also beside a UNet that inpaints.
+    left_out = ("sample_size", "up_block_types", "in_channels")
     said = {key: value for key, value in unet.items() if key not in left_out}
     if unet["block_out_channels"][0] < 64:
         said["conditioning_embedding_out_channels"] = _TINY_CONTROL
@@ -97,8 +105,9 @@ def _half() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _index(configs: Shape) -> dict[str, Any]:
+def _index(configs: Shape, inpainting: bool) -> dict[str, Any]:
     """``model_index.json``: which class each component is of."""
+    kind = "InpaintPipeline" if inpainting else "Pipeline"
     shared = {
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -110,9 +119,9 @@ def _index(configs: Shape) -> dict[str, Any]:
     }
     if "text_encoder_2" not in configs:
         safety = {"requires_safety_checker": False, "safety_checker": [None, None]}
-        return {"_class_name": "StableDiffusionPipeline", **shared, **safety}
+        return {"_class_name": f"StableDiffusion{kind}", **shared, **safety}
     return {
-        "_class_name": "StableDiffusionXLPipeline",
+        "_class_name": f"StableDiffusionXL{kind}",
         **shared,
         "force_zeros_for_empty_prompt": True,
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -158,8 +167,9 @@ def main() -> int:
     parser.add_argument(
         "--controlnet", action="append", default=[], metavar="NAME", help="for example depth; may repeat"
     )
+    parser.add_argument("--inpainting", action="store_true", help="a UNet that sees a mask and a masked picture")
     arguments = parser.parse_args()
-    write(arguments.out, arguments.shape, arguments.seed, arguments.controlnet)
+    write(arguments.out, arguments.shape, arguments.seed, arguments.controlnet, inpainting=arguments.inpainting)
     print(f"{arguments.out}: {arguments.shape}, seed {arguments.seed}")
     return 0
 

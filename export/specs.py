@@ -12,6 +12,7 @@ from typing import Final
 GRAPH_VERSION: Final = 1
 """Part of every graph's key: raised when a wrapper or a tensor below changes, so that no stale graph is used."""
 
+_LEAST_UPSCALED_PX: Final = 16
 MAX_TOKENS: Final = 77
 MAX_CHUNKS: Final = 3
 """Chunks of 77 tokens that one prompt may be encoded in."""
@@ -197,6 +198,12 @@ class Architecture:
     """The UNet's attention projections, which a style may change row by row, in the order of their names."""
     controls: tuple[str, ...] = ()
     """The ControlNets, by name."""
+    depth_size_px: int | None = None
+    """The edge of the squares that the depth network sees, where there is one."""
+    upscale_factor: int | None = None
+    """How many times as wide the upscaler makes a picture, where there is one."""
+    is_inpainting: bool = False
+    """Whether the UNet also sees a mask and the latents of the picture without what the mask covers."""
 
     @property
     def text_width(self) -> int:
@@ -211,7 +218,7 @@ def graphs_of(architecture: Architecture, style_rank: int = STYLE_RANK) -> tuple
     graphs = [*(_text_encoder(encoder, a.family) for encoder in a.encoders), _unet(a, style)]
     if a.controls:
         graphs.append(_controlled(_unet(a, style), a))
-    return (*graphs, *_vae(a))
+    return (*graphs, *_vae(a), *_companions(a))
 
 
 def control_component(name: str) -> str:
@@ -235,6 +242,8 @@ def _text_encoder(encoder: TextEncoder, family: Family) -> Graph:
 
 def _unet(a: Architecture, style: StyleInput | None) -> Graph:
     latents: tuple[int | Axis, ...] = (a.latent_channels, *_sides("hw", a))
+    # The mask, and the latents of the picture without what it covers: they stay what they are between steps.
+    masked = (1 + a.latent_channels, *latents[1:])
     tokens = Axis("tokens", MAX_TOKENS, MAX_TOKENS * MAX_CHUNKS, (MAX_TOKENS, MAX_TOKENS), multiple=MAX_TOKENS)
     sizes = (
         Tensor("text_embeds", Kind.NETWORK, (a.encoders[-1].pooled_width,)),
@@ -248,6 +257,7 @@ def _unet(a: Architecture, style: StyleInput | None) -> Graph:
             Tensor("timestep", Kind.FLOAT32, (1,)),
             Tensor("encoder_hidden_states", Kind.NETWORK, (tokens, a.text_width)),
             *(sizes if a.family.is_told_sizes else ()),
+            *((Tensor("masked", Kind.NETWORK, masked),) if a.is_inpainting else ()),
             *(() if style is None else (Tensor("style", Kind.NETWORK, (style.size,)),)),
         ),
         (Tensor("out_sample", Kind.NETWORK, latents),),
@@ -289,9 +299,26 @@ def _vae(a: Architecture) -> tuple[Graph, ...]:
     return decoder, encoder
 
 
+def _companions(a: Architecture) -> Iterator[Graph]:
+    """The networks that see pictures alone, once a picture: their inputs and outputs are pictures as they are."""
+    batching = {Device.CPU: Batching(4, (1, 1), 1000), Device.GPU: Batching(4, (1, 1), 1000)}
+    if a.depth_size_px is not None:
+        edge_px = a.depth_size_px
+        square = Tensor("sample", Kind.UINT8, (edge_px, edge_px, 3))
+        depth = Tensor("inverse_depth", Kind.FLOAT32, (edge_px, edge_px))
+        yield Graph("depth", "depth", (square,), (depth,), batching, always_fp32=True)
+    if a.upscale_factor is not None:
+        low, high, best = _LEAST_UPSCALED_PX, a.family.edges_px[1], a.family.tuned_px
+        sides = tuple(Axis(name, low, high, best, px=1) for name in "HW")
+        factor = a.upscale_factor
+        large = tuple(Axis(f"{factor}{side.name}", factor * low, factor * high, best) for side in sides)
+        picture, upscaled = Tensor("sample", Kind.UINT8, (*sides, 3)), Tensor("upscaled", Kind.UINT8, (*large, 3))
+        yield Graph("upscaler", "upscaler", (picture,), (upscaled,), batching)
+
+
 def precision_of(graph: Graph, asked: Precision) -> Precision:
     """The precision a graph really gets: bfloat16's 8 bits of mantissa would show as bands in a picture's colours."""
-    in_fp32 = graph.always_fp32 or (graph.component == "vae" and asked is Precision.BF16)
+    in_fp32 = graph.always_fp32 or (graph.component in ("vae", "upscaler") and asked is Precision.BF16)
     return Precision.FP32 if in_fp32 else asked
 
 

@@ -54,7 +54,8 @@ class TorchNetworks:
             told = (torch.from_numpy(sample), torch.from_numpy(timestep[:, 0]), given["encoder_hidden_states"])
             added = {name: given[name] for name in ("text_embeds", "time_ids") if name in given}
             residuals = self._residuals(told, added, given) if model == "unet_controlnet" else {}
-            return self.networks["unet"](*told, added_cond_kwargs=added, **residuals).sample.numpy()
+            seen = torch.cat((told[0], given["masked"]), dim=1) if "masked" in given else told[0]
+            return self.networks["unet"](seen, *told[1:], added_cond_kwargs=added, **residuals).sample.numpy()
 
         yield network
 
@@ -97,6 +98,7 @@ def describe(folder: Path, family: str, controls: tuple[str, ...] = ()) -> Check
         pad_ids={"text_encoder_2": tokenizer.vocab["!"]} if family == "sdxl" else {},
         zeros_for_no_negative=family == "sdxl",
         controls=controls,
+        is_inpainting=unet["in_channels"] == 9,
     )
 
 

@@ -85,7 +85,7 @@ def test_other_pipelines_are_refused_by_name(folder: Path) -> None:
     ("component", "changes", "sentence"),
     [
         ("unet", {"_class_name": "UNet2DModel"}, "unet is a UNet2DModel; UNet2DConditionModel is served"),
-        ("unet", {"in_channels": 9}, "takes 9 channels and the VAE makes 4; inpainting"),
+        ("unet", {"in_channels": 5}, "takes 5 channels and the VAE makes 4; 4, or 9 for inpainting, are served"),
         ("unet", {"cross_attention_dim": 48}, "text encoder of width 32 with a UNet that expects 48"),
         ("unet", {"addition_embed_type": "text_time"}, "sets addition_embed_type to text_time"),
         ("text_encoder", {"architectures": ["T5EncoderModel"]}, "is a T5EncoderModel; CLIPTextModel is served"),

@@ -112,7 +112,7 @@ def test_tokenizers_of_different_vocabularies_are_refused(folder: Path) -> None:
         ("text_encoder_2", {"architectures": ["CLIPTextModel"]}, "is a CLIPTextModel; CLIPTextModelWithProjection"),
         ("text_encoder_2", {"hidden_size": 32}, r"text encoder of width 32 \+ 32 with a UNet that expects 80"),
         ("unet", {"addition_embed_type": None}, "sets addition_embed_type to None; SDXL's base UNet is served"),
-        ("unet", {"in_channels": 9}, "takes 9 channels"),
+        ("unet", {"in_channels": 8}, "takes 8 channels"),
     ],
 )
 def test_networks_that_are_not_sdxls_are_refused(
@@ -121,6 +121,24 @@ def test_networks_that_are_not_sdxls_are_refused(
     change_config(folder, component, **changes)
     with pytest.raises(ExportError, match=sentence):
         open_checkpoint(str(folder))
+
+
+def test_a_unet_of_nine_channels_takes_the_mask_and_the_masked_picture_apart(folder: Path) -> None:
+    change_config(folder, "unet", in_channels=9)
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionXLInpaintPipeline"})
+    checkpoint = open_checkpoint(str(folder))
+    unet = graph_of(checkpoint, "unet")
+    assert [tensor.name for tensor in unet.inputs][3:] == ["text_embeds", "time_ids", "masked"]
+    assert (unet.inputs[0].dims[0], unet.inputs[-1].dims[0]) == (4, 5)
+    assert unet.inputs[0].dims[1:] == unet.inputs[-1].dims[1:]
+    told = describe(checkpoint, graphs_of(checkpoint.architecture), "small", decode)
+    assert (told["inpainting"], told["latent_channels"]) == (True, 4)
+
+
+def test_a_controlnet_beside_a_unet_of_nine_channels_is_fused_with_it(folder: Path, tmp_path: Path) -> None:
+    change_config(folder, "unet", in_channels=9)
+    fused = graph_of(with_controls(folder, tmp_path, "depth"), "unet_controlnet")
+    assert [tensor.name for tensor in fused.inputs][-3:] == ["masked", "control_depth", "control_scales"]
 
 
 def test_controlnets_are_fused_with_the_unet_in_one_more_model(folder: Path, tmp_path: Path) -> None:
