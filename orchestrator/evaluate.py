@@ -32,6 +32,7 @@ from orchestrator.staging.request import StagingRequest
 from orchestrator.staging.routing import MODES, Mode
 from orchestrator.staging.scores.verdict import Judge
 from orchestrator.staging.stager import Stager
+from orchestrator.staging_models import build_own
 from orchestrator.staging_service import build_judge, build_providers, build_stager, judged
 from orchestrator.staging_telemetry import StagingTelemetry
 
@@ -109,15 +110,17 @@ class Evaluation:
 
     def __init__(self, curated: CuratedSet, settings: Settings, out: Path) -> None:
         wanted, telemetry, mode = settings.staging, StagingTelemetry(), settings.models.mode
-        found = build_providers(wanted)
+        found, own = build_providers(wanted), build_own(settings, telemetry)
+        if own is not None:
+            found["self"] = own.provider
         if mode not in found:
             raise ConfigError(f"--provider {mode} cannot be built from these settings (docs/staging.md)")
         self._curated = curated
         self._settings = settings
         self._out = out
-        self._watched = _Watched(judged(wanted, found, telemetry)[mode])
-        self._judge: Judge = build_judge(wanted)
-        self._stager: Stager = build_stager(settings, {mode: self._watched}, telemetry)
+        self._watched = _Watched(judged(wanted, found, telemetry, own)[mode])
+        self._judge: Judge = build_judge(wanted, own)
+        self._stager: Stager = build_stager(settings, {mode: self._watched}, telemetry, own)
         self.model_revs: set[str] = set()
 
     def outcome(self, entry: Entry) -> Outcome:

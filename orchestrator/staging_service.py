@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import cast
 
@@ -14,12 +15,14 @@ from orchestrator.clients.predictions import Predictions, PredictionService
 from orchestrator.clients.storage import Storage
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError, RemarqueError
-from orchestrator.imaging.opencv import PeopleDetector
+from orchestrator.imaging.opencv import PeopleDetector, Shapes
+from orchestrator.service import build_tracing
 from orchestrator.staging import managed
 from orchestrator.staging.accounts import Accounts, Tier, load_accounts
 from orchestrator.staging.breaker import Breaker, BreakerSettings
 from orchestrator.staging.cost import CostLedger
 from orchestrator.staging.desk import Desk, DeskSettings
+from orchestrator.staging.floor import find_floor
 from orchestrator.staging.gateway import Gateway, Lane
 from orchestrator.staging.judged import JudgedProvider
 from orchestrator.staging.keeper import Keeper
@@ -35,10 +38,12 @@ from orchestrator.staging.quota import Quota, Rate
 from orchestrator.staging.retry import RetryBudget
 from orchestrator.staging.routes import StagingRoutes
 from orchestrator.staging.routing import Mode, Routing
+from orchestrator.staging.scores.scene import Sight
 from orchestrator.staging.scores.style import load_styles
 from orchestrator.staging.scores.verdict import Judge
 from orchestrator.staging.stager import Stager, StagerParts
 from orchestrator.staging.switch import Switch
+from orchestrator.staging_models import OwnStaging, build_own
 from orchestrator.staging_settings import StagingSettings
 from orchestrator.staging_telemetry import StagingTelemetry
 
@@ -60,14 +65,17 @@ class StagingService:
 @contextmanager
 def running_staging(settings: Settings) -> Iterator[StagingService]:
     """The service while the context lasts; leaving it lets what runs finish for most of ``GRACE_SECONDS``."""
-    wanted, telemetry = settings.staging, StagingTelemetry()
+    wanted, telemetry, tracing = settings.staging, StagingTelemetry(), build_tracing(settings)
     root, accounts, providers = _required(settings), _accounts(wanted), build_providers(wanted)
+    own = build_own(settings, telemetry, None if tracing is None else tracing.batch)
+    if own is not None:
+        providers["self"] = own.provider
     storage = _storage(settings)
     ledger = StagingLedger(storage, root)
     switch = Switch(storage, root, _routing(settings, providers), tuple(providers))
-    lanes, cost = _lanes(wanted, judged(wanted, providers, telemetry)), _cost(wanted)
+    lanes, cost = _lanes(wanted, judged(wanted, providers, telemetry, own)), _cost(wanted)
     gateway = Gateway(lanes, switch.current, telemetry, attempts=wanted.attempts, rng=Random())
-    stager = Stager(_parts(settings, storage, ledger, gateway, cost), telemetry, time.monotonic)
+    stager = Stager(_parts(settings, storage, gateway, cost, own), telemetry, time.monotonic)
     promises = Promises(ledger, time.time)
     kept = DeskSettings(threads=wanted.concurrency, most_waiting=wanted.max_waiting, deadline_s=wanted.deadline_s)
     desk = Desk(stager.run, promises, kept, telemetry, time.monotonic)
@@ -89,6 +97,10 @@ def running_staging(settings: Settings) -> Iterator[StagingService]:
     server = HttpServer(app, settings.service.http_host, settings.service.http_port)
     keeper = Keeper(desk, ledger, promises, accounts, switch)
     with ExitStack() as ending:
+        if tracing is not None:
+            ending.callback(tracing.close)
+        if own is not None:
+            ending.callback(own.server.close)
         switch.refresh()
         server.start()
         ending.callback(server.stop)
@@ -125,13 +137,17 @@ class Readiness:
         return found
 
 
-def build_stager(settings: Settings, providers: Mapping[Mode, Provider], telemetry: StagingTelemetry) -> Stager:
+def build_stager(
+    settings: Settings,
+    providers: Mapping[Mode, Provider],
+    telemetry: StagingTelemetry,
+    own: OwnStaging | None = None,
+) -> Stager:
     """Stages without HTTP and without callers; the routing is that of the settings, and nobody changes it."""
     storage, routing = _storage(settings), _routing(settings, providers)
     lanes = _lanes(settings.staging, providers)
     gateway = Gateway(lanes, lambda: routing, telemetry, attempts=settings.staging.attempts, rng=Random())
-    ledger = StagingLedger(storage, _required(settings))
-    return Stager(_parts(settings, storage, ledger, gateway, _cost(settings.staging)), telemetry, time.monotonic)
+    return Stager(_parts(settings, storage, gateway, _cost(settings.staging), own), telemetry, time.monotonic)
 
 
 def _storage(settings: Settings) -> Storage:
@@ -147,13 +163,13 @@ def _required(settings: Settings) -> str:
 
 
 def _parts(
-    settings: Settings, storage: Storage, ledger: StagingLedger, gateway: Gateway, cost: CostLedger
+    settings: Settings, storage: Storage, gateway: Gateway, cost: CostLedger, own: OwnStaging | None
 ) -> StagerParts:
     wanted, prompts = settings.staging, load_prompts(settings.staging.prompts_file or BUILT_IN)
     return StagerParts(
         originals=storage.inputs,
         root=wanted.originals or _required(settings),
-        ledger=ledger,
+        ledger=StagingLedger(storage, _required(settings)),
         gateway=gateway,
         prompts=prompts,
         rules=_rules(wanted, prompts),
@@ -165,6 +181,8 @@ def _parts(
         ),
         cost=cost,
         signing_key=build_signing_key(settings),
+        surveyor=None if own is None else own.surveyor,
+        enlarging=None if own is None else own.enlarging,
     )
 
 
@@ -179,7 +197,7 @@ def _accounts(wanted: StagingSettings) -> Accounts:
 
 
 def build_providers(wanted: StagingSettings) -> dict[Mode, Provider]:
-    """Every provider that can be chosen while the service runs."""
+    """The providers that need no network of our own."""
     found: dict[Mode, Provider] = {"mock": MockProvider(wanted.mock_s)}
     hosted = wanted.managed
     if (hosted.token is None) != (hosted.model is None):
@@ -207,8 +225,6 @@ def _routing(settings: Settings, providers: Mapping[Mode, Provider]) -> Routing:
         canary_percent=wanted.canary_percent,
         canary_salt=wanted.canary_salt,
     )
-    if "self" in routing.modes:
-        raise ConfigError("INFERENCE_MODE is 'self', which stages nothing in this version; mock or managed is served")
     if "managed" in routing.modes and "managed" not in providers:
         raise ConfigError("INFERENCE_MODE is 'managed'; MANAGED_TOKEN and MANAGED_MODEL say what makes the pictures")
     return routing
@@ -222,10 +238,13 @@ def _lanes(wanted: StagingSettings, providers: Mapping[Mode, Provider]) -> dict[
 
 
 def judged(
-    wanted: StagingSettings, providers: Mapping[Mode, Provider], telemetry: StagingTelemetry
+    wanted: StagingSettings,
+    providers: Mapping[Mode, Provider],
+    telemetry: StagingTelemetry,
+    own: OwnStaging | None = None,
 ) -> Mapping[Mode, Provider]:
     """The providers with the gate around each that makes pictures worth judging."""
-    judge = build_judge(wanted)
+    judge = build_judge(wanted, own)
     if wanted.quality == "off":
         return providers
     gate, retries = wanted.quality == "gate", wanted.quality_retries
@@ -235,9 +254,12 @@ def judged(
     }
 
 
-def build_judge(wanted: StagingSettings) -> Judge:
+def build_judge(wanted: StagingSettings, own: OwnStaging | None = None) -> Judge:
     """What scores pictures; raises ConfigError where the file of style scores is wrong."""
-    return Judge(styles=None if wanted.style_scores is None else load_styles(wanted.style_scores))
+    styles = None if wanted.style_scores is None else load_styles(wanted.style_scores)
+    if own is None or own.sight is None:
+        return Judge(styles=styles)
+    return Judge(sight=Sight(own.sight.inverse_depth, partial(find_floor, shapes=Shapes())), styles=styles)
 
 
 def _rules(wanted: StagingSettings, prompts: PromptTable) -> tuple[Rule, ...]:

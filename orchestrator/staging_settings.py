@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
+from orchestrator.errors import ConfigError
 from orchestrator.variables import Reader, choice, count, file, flag, http_url, origin, seconds, store_url, token
 
 StagingMode = Literal["mock", "managed", "self"]
@@ -25,6 +26,20 @@ class ManagedSettings:
     webhook_url: str | None
     timeout_s: float
     inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSettings:
+    """How networks of our own stage: how many steps, how much the ControlNets say and in which share of the steps."""
+
+    steps: int
+    sampler: str
+    depth_scale: float
+    canny_scale: float
+    control_start: float
+    control_end: float
+    upscale: bool
+    upscale_tiers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +73,7 @@ class StagingSettings:
     quality_retries: int
     style_scores: Path | None
     managed: ManagedSettings
+    own: OwnSettings
 
 
 def read_staging(read: Reader) -> StagingSettings:
@@ -69,7 +85,7 @@ def read_staging(read: Reader) -> StagingSettings:
         prompts_file=read.optional("STAGING_PROMPTS_FILE", file),
         max_mb=read.one("STAGING_MAX_MB", "25", count(1, 200)),
         max_megapixels=read.one("STAGING_MAX_MEGAPIXELS", "50", count(1, 200)),
-        working_px=read.one("STAGING_WORKING_PX", "1024", count(768, 2048)),
+        working_px=read.one("STAGING_WORKING_PX", "1024", count(256, 2048)),
         size_step_px=read.one("STAGING_SIZE_STEP_PX", "64", count(8, 64)),
         concurrency=read.one("STAGING_CONCURRENCY", "4", count(1, 256)),
         max_waiting=read.one("STAGING_MAX_WAITING", "64", count(0, 10_000)),
@@ -98,7 +114,27 @@ def read_staging(read: Reader) -> StagingSettings:
             timeout_s=read.one("MANAGED_TIMEOUT_SECONDS", "90", seconds),
             inputs=dict(read.several("MANAGED_INPUTS", _renamed)),
         ),
+        own=_read_own(read),
     )
+
+
+def _read_own(read: Reader) -> OwnSettings:
+    own = OwnSettings(
+        steps=read.one("STAGING_STEPS", "25", count(1, 150)),
+        sampler=read.one("STAGING_SAMPLER", "dpmpp_2m", str),
+        depth_scale=read.one("STAGING_CONTROL_DEPTH_SCALE", "0.5", _number(2)),
+        canny_scale=read.one("STAGING_CONTROL_CANNY_SCALE", "0.3", _number(2)),
+        control_start=read.one("STAGING_CONTROL_START", "0", _number(1)),
+        control_end=read.one("STAGING_CONTROL_END", "0.6", _number(1)),
+        upscale=read.one("UPSCALE_ENABLED", "false", flag),
+        upscale_tiers=read.one("STAGING_UPSCALE_TIERS", "pro, business", _tiers),
+    )
+    if own.control_start > own.control_end:
+        raise ConfigError(
+            f"STAGING_CONTROL_START is {own.control_start:g} and STAGING_CONTROL_END {own.control_end:g}; "
+            "expected shares of the steps, the earlier one first"
+        )
+    return own
 
 
 _TIERS = ("free", "pro", "business")
@@ -120,6 +156,11 @@ def _named(names: tuple[str, ...], parse: Callable[[str], V]) -> Callable[[str],
         return found if tuple(sorted(found)) == tuple(sorted(names)) and len(pairs) == len(names) else _expect(shown)
 
     return parsed
+
+
+def _tiers(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(","))
+    return found if set(found) <= set(_TIERS) else _expect(f"some of {', '.join(_TIERS)}")
 
 
 def _rate(text: str) -> tuple[int, int]:

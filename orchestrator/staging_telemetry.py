@@ -42,6 +42,13 @@ class StagingTelemetry:
             buckets=PART_BUCKETS_S,
             registry=registry,
         )
+        self._model_seconds = Histogram(
+            "remarque_staging_model_seconds",
+            "One call of a network",
+            ["model"],
+            buckets=PART_BUCKETS_S,
+            registry=registry,
+        )
         self._retries = Counter("remarque_staging_retries", "Calls made again", ["provider"], registry=registry)
         self._fallbacks = Counter(
             "remarque_staging_fallbacks", "Pictures that another provider made", ["chosen"], registry=registry
@@ -67,6 +74,10 @@ class StagingTelemetry:
     def stage(self, name: str, seconds: float) -> None:
         """A part of a staging took so long."""
         self._parts.labels(name).observe(seconds)
+
+    def model_called(self, model: str, seconds: float) -> None:
+        """One of our own networks was called, and took so long with the wait for its batch."""
+        self._model_seconds.labels(model).observe(seconds)
 
     def charged(self, tier: str, provider: str, gpu_s: float, usd: float) -> None:
         """A picture cost so much."""

@@ -18,7 +18,7 @@ ROWS = {
     "pipeline": 4, "endpoints": 4, "conditioning": 4, "merged_models": 4, "mock": 4, "disabled": 4,
     "runner": 5, "denoising": 5, "finishing": 5, "styles": 5,
     "worker": 6, "conclusion": 6, "outbox": 6, "api": 6, "generate": 6, "inspect": 6, "style": 6, "dead": 6, "terminal": 6, "orders": 6,
-    "app": 7, "__main__": 7, "service": 7, "work": 7, "staging_service": 7, "serve": 7, "evaluate": 7,
+    "app": 7, "__main__": 7, "service": 7, "work": 7, "staging_service": 7, "staging_models": 7, "serve": 7, "evaluate": 7,
 }  # fmt: skip
 SHARED_LIBRARIES = {"numpy", "PIL"}
 

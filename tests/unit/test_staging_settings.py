@@ -1,13 +1,18 @@
 """Settings of the staging service, and a start that is refused with a reason."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
+from small_checkpoint import write_repository
 
+from orchestrator.checkpoint import read_checkpoint
 from orchestrator.config import from_environ
 from orchestrator.errors import ConfigError
+from orchestrator.staging_models import build_own, needed
 from orchestrator.staging_service import running_staging
+from orchestrator.staging_telemetry import StagingTelemetry
 
 
 def test_the_defaults_are_those_of_the_page():
@@ -28,6 +33,10 @@ def test_the_defaults_are_those_of_the_page():
         ("STAGING_CANARY_PERCENT", "101", "a number from 0 to 100"),
         ("STAGING_SIZE_STEP_PX", "7", "a whole number from 8 to 64"),
         ("STAGING_FALLBACK", "none", "mock or refuse"),
+        ("STAGING_CONTROL_END", "1.5", "a number from 0 to 1"),
+        ("STAGING_CONTROL_START", "0.8", "the earlier one first"),
+        ("STAGING_STEPS", "0", "a whole number from 1 to 150"),
+        ("STAGING_UPSCALE_TIERS", "gold", "some of free, pro, business"),
     ],
 )
 def test_a_wrong_value_names_itself_and_what_was_expected(name: str, value: str, expected: str):
@@ -54,7 +63,8 @@ def test_secrets_are_in_no_repr():
     [
         ({"STAGING_CLIENTS_FILE": ""}, "STAGING_CLIENTS_FILE is not set"),
         ({"RESULT_STORE": ""}, "RESULT_STORE is not set"),
-        ({"INFERENCE_MODE": "self"}, "stages nothing in this version; mock or managed is served"),
+        ({"INFERENCE_MODE": "self", "MODEL_REPOSITORY": "/nowhere"}, "no remarque.json can be read"),
+        ({"STAGING_CANARY_MODE": "self", "MODEL_REPOSITORY": "/nowhere"}, "no remarque.json can be read"),
         ({"INFERENCE_MODE": "managed"}, "MANAGED_TOKEN and MANAGED_MODEL say"),
         ({"MANAGED_TOKEN": "t"}, "come together"),
         ({"STAGING_CANARY_MODE": "managed", "STAGING_CANARY_PERCENT": "5"}, "MANAGED_TOKEN and MANAGED_MODEL say"),
@@ -73,3 +83,66 @@ def test_a_service_that_could_not_work_does_not_start(changes: dict[str, str], s
     }
     with pytest.raises(ConfigError, match=sentence), running_staging(from_environ(environ | changes)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("built", "changes", "sentence"),
+    [
+        ({}, {"STAGING_SAMPLER": "magic"}, "STAGING_SAMPLER is 'magic'; expected ddim or"),
+        ({}, {"STAGING_WORKING_PX": "1536"}, "STAGING_WORKING_PX is 1536; small was built for 256 to 1024 px"),
+        ({}, {"STAGING_SIZE_STEP_PX": "32"}, "STAGING_SIZE_STEP_PX is 32; small needs sizes in steps of 64 px"),
+        ({}, {"UPSCALE_ENABLED": "true"}, "UPSCALE_ENABLED is true and small was built without an upscaler"),
+    ],
+)
+def test_networks_of_our_own_that_could_not_serve_do_not_start(
+    built: dict[str, object], changes: dict[str, str], sentence: str, tmp_path: Path
+):
+    repository(tmp_path, **built)
+    with pytest.raises(ConfigError, match=sentence):
+        build_own(
+            from_environ({"INFERENCE_MODE": "self", "MODEL_REPOSITORY": str(tmp_path)} | changes), StagingTelemetry()
+        )
+
+
+@pytest.mark.parametrize(
+    ("built", "changes", "missing"),
+    [
+        ({}, {}, "text_encoder, unet, vae_decoder, vae_encoder"),
+        ({"controls": ["canny"]}, {}, "text_encoder, unet, vae_decoder, vae_encoder, unet_controlnet"),
+        ({"controls": ["pose"]}, {}, "text_encoder, unet, vae_decoder, vae_encoder"),
+        (
+            {"depth": {"size_px": 64}, "upscaler": {"factor": 2}},
+            {"UPSCALE_ENABLED": "true"},
+            "text_encoder, unet, vae_decoder, vae_encoder, depth, upscaler",
+        ),
+    ],
+)
+def test_all_networks_that_a_staging_calls_are_waited_for(
+    built: dict[str, object], changes: dict[str, str], missing: str, tmp_path: Path
+):
+    repository(tmp_path, **built)
+    settings = from_environ({"INFERENCE_MODE": "self", "MODEL_REPOSITORY": str(tmp_path)} | changes)
+    own = build_own(settings, StagingTelemetry())
+    assert own is not None
+    assert own.provider.not_ready() == "triton is not ready"
+    assert needed(read_checkpoint(tmp_path), settings.staging) == tuple(missing.split(", "))
+    own.server.close()
+
+
+def test_a_controlnet_without_what_it_sees_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    repository(tmp_path, controls=["depth"])
+    own = build_own(from_environ({"INFERENCE_MODE": "self", "MODEL_REPOSITORY": str(tmp_path)}), StagingTelemetry())
+    assert own is not None
+    own.server.close()
+    assert "no network that tells it" in caplog.text
+
+
+def test_networks_of_our_own_are_not_looked_for_where_nothing_names_them():
+    assert (
+        build_own(from_environ({"INFERENCE_MODE": "mock", "MODEL_REPOSITORY": "/nowhere"}), StagingTelemetry()) is None
+    )
+
+
+def repository(folder: Path, **changes: object) -> None:
+    path = write_repository(folder) / "remarque.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
