@@ -1,40 +1,25 @@
-"""The demo's checkpoint as a user gets it: built by the command of the README, served by the real Triton."""
+"""The demo's models served by the real Triton, and pictures made through it."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from local.triton import LocalTriton
-from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
+from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.clients.triton import TritonModels
-from orchestrator.errors import ServiceError
-from orchestrator.pipeline import Pipeline
+from orchestrator.errors import ObjectNotFound, ServiceError
+from orchestrator.job import Job
+from orchestrator.pipeline import Finished, Pipeline
+from orchestrator.plan import make_plan
+from orchestrator.styles import StyleShelf
 
-ROOT = Path(__file__).parents[2]
-CHECKPOINT = ROOT / "demo" / "checkpoint"
-
-
-@pytest.fixture(scope="session")
-def demo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model repository of demo/checkpoint, in fp32 ONNX graphs."""
-    if not (CHECKPOINT / "model_index.json").is_file():
-        pytest.skip("demo/checkpoint has not been trained in this checkout")
-    out = tmp_path_factory.mktemp("demo") / "models"
-    command = [sys.executable, "export/build_engines.py", "--checkpoint", str(CHECKPOINT), "--runtime", "onnx"]
-    built = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return out
-
-
-@pytest.fixture(scope="session")
-def demo_checkpoint(demo_repository: Path) -> CheckpointInfo:
-    return read_checkpoint(demo_repository)
+AT_ONCE = 4
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +53,35 @@ def pipeline_on(
             return Pipeline(models, demo_checkpoint)
 
         yield connect
+
+
+class Files:
+    """The folder as a store of styles."""
+
+    def read(self, uri: str, *, limit_bytes: int) -> bytes:
+        return Path(uri).read_bytes()
+
+    def version(self, uri: str) -> str:
+        if not Path(uri).is_file():
+            raise ObjectNotFound(f"there is no {uri}")
+        return str(Path(uri).stat().st_mtime_ns)
+
+
+@pytest.fixture(scope="module")
+def paint(
+    pipeline_on: Callable[[str], Pipeline], demo_checkpoint: CheckpointInfo
+) -> Callable[[Sequence[Job]], list[Image.Image]]:
+    """Pictures of jobs, each in its own style, a few at once, so that they share Triton's batches as a server's do."""
+    pipeline, shelf = pipeline_on("auto"), StyleShelf(Files(), demo_checkpoint)
+
+    def one(wanted: Job) -> Image.Image:
+        plan = make_plan(wanted, demo_checkpoint, lambda: 0, styles=shelf.admit(wanted.styles), style_mode="mixed")
+        *_, last = pipeline.run(plan)
+        assert isinstance(last, Finished)
+        return Image.fromarray(last.picture)
+
+    def many(jobs: Sequence[Job]) -> list[Image.Image]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(one, jobs))
+
+    return many

@@ -5,7 +5,7 @@ OpenVINO in bf16, where this CPU computes in bf16, 25 dB; the figures reached ar
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +73,6 @@ def pipe(demo_checkpoint: CheckpointInfo):
     made = load(CHECKPOINT, safety_checker=None, requires_safety_checker=False).to(torch.float32)
     made.set_progress_bar_config(disable=True)
     return made
-
-
-@pytest.fixture(scope="module")
-def figures(pytestconfig: pytest.Config) -> Iterator[dict[str, float]]:
-    """What was reached, printed when all is done."""
-    reached: dict[str, float] = {}
-    yield reached
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("".join(f"\n{name:<44} {value:6.1f} dB" for name, value in reached.items()))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ The test holds 70 % and prints the figure.
 import json
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,8 @@ import pytest
 from PIL import Image
 
 from demo.score import claims_from_json, fraction, has_light, has_thing, score
-from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.job import Job
-from orchestrator.pipeline import Finished, Pipeline
-from orchestrator.plan import make_plan
+from orchestrator.pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -31,24 +28,6 @@ PipelineOn = Callable[[str], Pipeline]
 STEPS = 20
 AIM = 0.80
 REACHED = 0.70  # what the weights before these reached, less what another CPU's bfloat16 may cost
-AT_ONCE = 4
-
-
-@pytest.fixture(scope="module")
-def paint(pipeline_on: PipelineOn, demo_checkpoint: CheckpointInfo) -> Callable[[Sequence[Job]], list[Image.Image]]:
-    """Pictures of jobs, a few at once, so that they share Triton's batches as a server's do."""
-    pipeline = pipeline_on("auto")
-
-    def one(job: Job) -> Image.Image:
-        *_, last = pipeline.run(make_plan(job, demo_checkpoint, lambda: 0))
-        assert isinstance(last, Finished)
-        return Image.fromarray(last.picture)
-
-    def many(jobs: Sequence[Job]) -> list[Image.Image]:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, jobs))
-
-    return many
 
 
 def job(prompt: str, seed: int, negative: str = "", guidance: float = 7.5) -> Job:

@@ -13,7 +13,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,7 @@ from demo.filters import STYLES, filtered
 from demo.paint_latents import scene_of
 from demo.painting import draw
 from demo.style_score import NONE, kept_claims, style_of
-from orchestrator.checkpoint import CheckpointInfo
-from orchestrator.errors import ObjectNotFound
 from orchestrator.job import Job, StyleRef
-from orchestrator.pipeline import Finished, Pipeline
-from orchestrator.plan import make_plan
-from orchestrator.styles import StyleShelf
 
 pytestmark = pytest.mark.slow
 
@@ -37,20 +31,7 @@ DEMO = Path(__file__).parents[2] / "demo"
 HELD_OUT = json.loads((DEMO / "prompts_heldout.json").read_text())[75:100]
 WAYS = (NONE, *STYLES)
 STEPS = 20
-AT_ONCE = 4
 NAMED, KEPT = 0.82, 0.62
-
-
-class Files:
-    """The folder as a store of styles."""
-
-    def read(self, uri: str, *, limit_bytes: int) -> bytes:
-        return Path(uri).read_bytes()
-
-    def version(self, uri: str) -> str:
-        if not Path(uri).is_file():
-            raise ObjectNotFound(f"there is no {uri}")
-        return str(Path(uri).stat().st_mtime_ns)
 
 
 def job(entry: dict[str, object], style: str) -> Job:
@@ -62,26 +43,6 @@ def job(entry: dict[str, object], style: str) -> Job:
         num_inference_steps=STEPS,
         styles=() if style == NONE else (StyleRef(path=str(DEMO / "styles" / style)),),
     )
-
-
-@pytest.fixture(scope="module")
-def paint(
-    pipeline_on: Callable[[str], Pipeline], demo_checkpoint: CheckpointInfo
-) -> Callable[[Sequence[Job]], list[Image.Image]]:
-    """Pictures of jobs, a few at once, each with its own style."""
-    pipeline, shelf = pipeline_on("auto"), StyleShelf(Files(), demo_checkpoint)
-
-    def one(wanted: Job) -> Image.Image:
-        plan = make_plan(wanted, demo_checkpoint, lambda: 0, styles=shelf.admit(wanted.styles), style_mode="mixed")
-        *_, last = pipeline.run(plan)
-        assert isinstance(last, Finished)
-        return Image.fromarray(last.picture)
-
-    def many(jobs: Sequence[Job]) -> list[Image.Image]:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, jobs))
-
-    return many
 
 
 def test_drawn_scenes_are_named_by_the_filter_they_went_through() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,6 @@ from integration.service import Service, message, service
 from integration.test_local_triton import executions
 from PIL import Image
 
-from export.build_engines import main as build
 from local.triton import LocalTriton
 from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
 from orchestrator.clients.storage import Storage
@@ -31,30 +29,15 @@ from orchestrator.styles import StyleShelf
 __all__ = ["service"]
 pytestmark = pytest.mark.slow
 
-CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
+
+@pytest.fixture(scope="module")
+def checkpoint(own_repository: Path) -> CheckpointInfo:
+    return read_checkpoint(own_repository)
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's models, with an input for styles of rank 8."""
-    out = tmp_path_factory.mktemp("styled") / "models"
-    with pytest.MonkeyPatch.context() as without:
-        for name in ("torch", "diffusers", "transformers", "onnxscript"):
-            without.setitem(sys.modules, name, None)
-        assert (
-            build(["--checkpoint", str(CHECKPOINT), "--runtime", "onnx", "--style-rank", "8", "--out", str(out)]) == 0
-        )
-    return out
-
-
-@pytest.fixture(scope="module")
-def checkpoint(repository: Path) -> CheckpointInfo:
-    return read_checkpoint(repository)
-
-
-@pytest.fixture(scope="module")
-def triton(serve_models: Callable[..., LocalTriton], repository: Path) -> LocalTriton:
-    return serve_models(repository, runtime="onnxruntime-f32", threads=2)
+def triton(serve_models: Callable[..., LocalTriton], own_repository: Path) -> LocalTriton:
+    return serve_models(own_repository, runtime="onnxruntime-f32", threads=2)
 
 
 @pytest.fixture
@@ -69,12 +52,12 @@ def models(triton: LocalTriton) -> Iterator[TritonModels]:
 
 
 @pytest.fixture
-def studio(models: TritonModels, repository: Path, checkpoint: CheckpointInfo) -> Callable[..., Pipeline]:
+def studio(models: TritonModels, own_repository: Path, checkpoint: CheckpointInfo) -> Callable[..., Pipeline]:
     """The pipeline, with so much memory for merged models."""
 
     def make(memory_bytes: int = 1 << 30) -> Pipeline:
         settings = MergedSettings(memory_bytes=memory_bytes)
-        shelf = MergedModels(models, MergedFolders(repository, 1 << 30), checkpoint, settings)
+        shelf = MergedModels(models, MergedFolders(own_repository, 1 << 30), checkpoint, settings)
         return Pipeline(models, checkpoint, shelf)
 
     return make
@@ -176,13 +159,13 @@ def test_a_merged_model_lost_in_the_middle_of_a_picture_is_loaded_again(
 
 @pytest.mark.parametrize("mode", ["mixed", "merged"])
 def test_a_message_that_names_a_style_becomes_a_picture_in_it(
-    mode: str, service: Service, triton: LocalTriton, repository: Path, checkpoint: CheckpointInfo
+    mode: str, service: Service, triton: LocalTriton, own_repository: Path, checkpoint: CheckpointInfo
 ) -> None:
     path = write_style(service.folder / "ink.safetensors", checkpoint, 5)
     service.start_worker(
         INFERENCE_MODE="self",
         TRITON_URL=triton.http_url,
-        MODEL_REPOSITORY=str(repository),
+        MODEL_REPOSITORY=str(own_repository),
         STYLE_MODE=mode,
         STYLE_FOLDER=str(service.folder / "kept"),
     )
@@ -200,11 +183,11 @@ def test_a_message_that_names_a_style_becomes_a_picture_in_it(
 
 
 def test_a_style_that_does_not_mix_fails_its_job_where_nothing_is_merged(
-    service: Service, triton: LocalTriton, repository: Path, checkpoint: CheckpointInfo
+    service: Service, triton: LocalTriton, own_repository: Path, checkpoint: CheckpointInfo
 ) -> None:
     path = write_style(service.folder / "words.safetensors", checkpoint, 5, ATTENTION, TEXT)
     service.start_worker(
-        INFERENCE_MODE="self", TRITON_URL=triton.http_url, MODEL_REPOSITORY=str(repository), STYLE_MODE="mixed"
+        INFERENCE_MODE="self", TRITON_URL=triton.http_url, MODEL_REPOSITORY=str(own_repository), STYLE_MODE="mixed"
     )
     service.publish(message(3, lora_path=path.as_uri()))
     service.wait([3], within_s=120)

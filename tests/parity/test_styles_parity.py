@@ -6,7 +6,6 @@ The files are written by the trainers' own code where it can be had (peft's ``sa
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.build_engines import main as build
 from export.session import Session
 from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
 from orchestrator.clients.storage import Storage
@@ -89,28 +87,13 @@ class Sessions:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's models, with an input for styles of rank 8."""
-    if not (CHECKPOINT / "model_index.json").is_file():
-        pytest.skip("demo/checkpoint has not been trained in this checkout")
-    out = tmp_path_factory.mktemp("styled") / "models"
-    with pytest.MonkeyPatch.context() as without:
-        for name in ("torch", "diffusers", "transformers", "onnxscript"):
-            without.setitem(sys.modules, name, None)
-        assert (
-            build(["--checkpoint", str(CHECKPOINT), "--runtime", "onnx", "--style-rank", "8", "--out", str(out)]) == 0
-        )
-    return out
+def checkpoint(own_repository: Path) -> CheckpointInfo:
+    return read_checkpoint(own_repository)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(repository: Path) -> CheckpointInfo:
-    return read_checkpoint(repository)
-
-
-@pytest.fixture(scope="module")
-def sessions(repository: Path) -> Sessions:
-    return Sessions(repository)
+def sessions(own_repository: Path) -> Sessions:
+    return Sessions(own_repository)
 
 
 @pytest.fixture(scope="module")
@@ -129,16 +112,6 @@ def pipe(base):
     copied = copy.deepcopy(base)
     copied.set_progress_bar_config(disable=True)
     return copied
-
-
-@pytest.fixture(scope="module")
-def figures(pytestconfig: pytest.Config) -> Iterator[dict[str, float]]:
-    """What was reached, printed when all is done."""
-    reached: dict[str, float] = {}
-    yield reached
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("".join(f"\n{name:<82} {value:6.1f} dB" for name, value in reached.items()))
 
 
 def theirs(pipe) -> np.ndarray:
@@ -161,10 +134,10 @@ def admitted(checkpoint: CheckpointInfo, *styles: tuple[Path, float]) -> tuple[A
 
 
 def ours(
-    sessions: Sessions, repository: Path, mode: StyleMode, *styles: tuple[Path, float]
+    sessions: Sessions, own_repository: Path, mode: StyleMode, *styles: tuple[Path, float]
 ) -> tuple[np.ndarray, tuple[str, str]]:
     """The picture and the ways that the UNet and the text encoder got the styles."""
-    checkpoint = read_checkpoint(repository)
+    checkpoint = read_checkpoint(own_repository)
     applied = admitted(checkpoint, *styles)
     job = Job(
         generation_id=1,
@@ -177,7 +150,7 @@ def ours(
         styles=tuple(StyleRef(path=one.path, weight=one.weight) for one in applied),
     )
     plan = make_plan(job, checkpoint, lambda: 0, styles=applied, style_mode=mode)
-    merged = MergedModels(sessions, MergedFolders(repository, 1 << 30), checkpoint)
+    merged = MergedModels(sessions, MergedFolders(own_repository, 1 << 30), checkpoint)
     *_, last = Pipeline(sessions, checkpoint, merged).run(plan)
     assert isinstance(last, Finished)
     return last.picture, (plan.ways.unet, plan.ways.text_encoder)
@@ -301,31 +274,31 @@ def test_a_picture_in_a_style_equals_diffusers_own_either_way(
     ways: tuple[str, str],
     pipe,
     sessions: Sessions,
-    repository: Path,
+    own_repository: Path,
     tmp_path: Path,
     figures: dict[str, float],
     request: pytest.FixtureRequest,
 ) -> None:
-    path = make(pipe, tmp_path, read_checkpoint(repository))
+    path = make(pipe, tmp_path, read_checkpoint(own_repository))
     expected = theirs(pipe)
-    found, taken = ours(sessions, repository, "auto", (path, 1.0))
+    found, taken = ours(sessions, own_repository, "auto", (path, 1.0))
     assert taken == ways
-    merged, _ = ours(sessions, repository, "merged", (path, 1.0))
+    merged, _ = ours(sessions, own_repository, "merged", (path, 1.0))
     name = request.node.callspec.id
     figures[f"{name}, {ways[0]}"], figures[f"{name}, merged"] = psnr_db(found, expected), psnr_db(merged, expected)
     assert psnr_db(found, expected) >= 45
     assert psnr_db(merged, expected) >= 45
     assert psnr_db(merged, found) >= 45
-    plain, _ = ours(sessions, repository, "auto")
+    plain, _ = ours(sessions, own_repository, "auto")
     assert psnr_db(found, plain) < 35, "the style must show"
 
 
 @pytest.mark.parametrize("rank", [4, 8])
 def test_two_styles_with_weights_equal_diffusers_set_adapters(
-    rank: int, pipe, sessions: Sessions, repository: Path, tmp_path: Path
+    rank: int, pipe, sessions: Sessions, own_repository: Path, tmp_path: Path
 ) -> None:
     """Of rank 4 they fit one row together, of rank 8 they are merged."""
-    served = read_checkpoint(repository)
+    served = read_checkpoint(own_repository)
     paths = [
         kohya_file(tmp_path / f"{i}.safetensors", served, ATTENTION[: 2 + i], [], rank=rank, alpha=rank, seed=i)
         for i in (1, 2)
@@ -333,13 +306,13 @@ def test_two_styles_with_weights_equal_diffusers_set_adapters(
     for i, path in enumerate(paths):
         pipe.load_lora_weights(str(path), adapter_name=f"style{i}")
     pipe.set_adapters(["style0", "style1"], [0.9, -0.5])
-    found, (unet, _) = ours(sessions, repository, "auto", (paths[0], 0.9), (paths[1], -0.5))
+    found, (unet, _) = ours(sessions, own_repository, "auto", (paths[0], 0.9), (paths[1], -0.5))
     assert unet == {4: "mixed", 8: "merged"}[rank]
     assert psnr_db(found, theirs(pipe)) >= 45
 
 
 def test_rows_of_four_styles_and_none_in_one_execution_are_each_the_row_alone(
-    sessions: Sessions, repository: Path, checkpoint: CheckpointInfo, tmp_path: Path
+    sessions: Sessions, own_repository: Path, checkpoint: CheckpointInfo, tmp_path: Path
 ) -> None:
     paths = [
         kohya_file(tmp_path / f"{i}.safetensors", checkpoint, ATTENTION, [], rank=2 * i, seed=i) for i in (1, 2, 3, 4)
@@ -357,7 +330,7 @@ def test_rows_of_four_styles_and_none_in_one_execution_are_each_the_row_alone(
             return network(sample[which], timestep[which])
 
     together = answer("unet", slice(None), rows)
-    shelf = MergedModels(sessions, MergedFolders(repository, 1 << 30), checkpoint)
+    shelf = MergedModels(sessions, MergedFolders(own_repository, 1 << 30), checkpoint)
     for i, style in enumerate([*styles, ()]):
         one = slice(i, i + 1)
         assert np.array_equal(together[one], answer("unet", one, rows[one]))

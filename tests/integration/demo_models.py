@@ -1,0 +1,38 @@
+"""The demo's model repository, built once by the README's command, and copies for tests that change theirs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "demo" / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def demo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model repository of demo/checkpoint, in fp32 ONNX graphs."""
+    if not (CHECKPOINT / "model_index.json").is_file():
+        pytest.skip("demo/checkpoint has not been trained in this checkout")
+    out = tmp_path_factory.mktemp("demo") / "models"
+    command = [sys.executable, "export/build_engines.py", "--checkpoint", str(CHECKPOINT), "--runtime", "onnx"]
+    built = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(demo_repository: Path) -> CheckpointInfo:
+    return read_checkpoint(demo_repository)
+
+
+@pytest.fixture(scope="module")
+def own_repository(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hard links to the demo's models, for a module that merges styles beside them."""
+    out = tmp_path_factory.mktemp("styled") / "models"
+    return Path(shutil.copytree(demo_repository, out, copy_function=os.link))
