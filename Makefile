@@ -22,7 +22,7 @@ triton: $(VENV)/.demo $(STATE)/.services $(STATE)/models/.built  ## Triton with 
 
 test: $(VENV)/.test $(STATE)/.services $(STATE)/.promtool  ## Lint, types and every test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --hypothesis-profile=many
 
 unit: $(VENV)/.test  ## The tests that need no service, in seconds
 	@$(BIN)/python -m pytest tests/unit

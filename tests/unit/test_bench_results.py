@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plots import draw
-from benchmarks.results import Bar, Plot, Section, Series, Table, markdown, read, write
+from benchmarks.results import Bar, Section, Table, markdown, read, write
 from benchmarks.timing import interleaved, number, percentile, ratios, spread
 
 MACHINE = {"processor": "a CPU", "cores": 2, "versions": {"numpy": "2"}}
@@ -63,12 +62,3 @@ def test_the_file_holds_every_sample_and_the_page_shows_median_and_quartiles(tmp
     assert kept["sections"][0]["figures"] == {"raw": [1, 2]}
     again = read(tmp_path / "bench.json")
     assert markdown("bench", MACHINE, again) == markdown("bench", MACHINE, [section])
-
-
-def test_plots_are_drawn_for_lines_and_for_columns(tmp_path: Path) -> None:
-    line = Series("a", [1, 2], [1.0, 2.0], [0.9, 1.9], [1.1, 2.1])
-    drawn = draw(
-        [Plot("one", "T", "x", "y", [line]), Plot("two", "T", "x", "y", [line], columns=["p", "q"])], tmp_path, "b"
-    )
-    assert [path.name for path in drawn] == ["b-one.png", "b-two.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)

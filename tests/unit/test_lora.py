@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_checkpoint import WIDTH
 from small_styles import CHANNELS, CONV, KEY, LAYERS, QUERY, kohya_style, numbers, peft_config
@@ -299,7 +299,6 @@ def test_a_hostile_key_makes_no_long_or_unprintable_sentence() -> None:
     assert told.isprintable()
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([FLAT, FLAT_CONV, PEFT, QUERY]),
     st.dictionaries(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.imaging.exif import description, exif_identity, to_exif
@@ -125,7 +125,6 @@ def test_whole_guidance_has_no_decimals() -> None:
     assert read_as_a1111(parameters(replace(MADE, guidance_scale=7.0)))["CFG scale"] == "7"
 
 
-@settings(max_examples=40, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=()), max_size=80))
 def test_any_text_at_all_leaves_the_numbers_readable(text: str) -> None:
     made = replace(MADE, prompt=text, negative_prompt=text, artist_name=text, model_name=text)

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -96,7 +96,6 @@ def test_mark_smaller_than_its_box_is_made_larger() -> None:
     assert stamped_box(before, after) == (374, 459, 502, 502)
 
 
-@settings(max_examples=40)
 @given(
     picture_px=st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
     mark_px=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
@@ -252,7 +251,6 @@ def test_what_cannot_be_stamped_is_refused_in_one_sentence(kind: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     mode=st.sampled_from(sorted(FILES)),
     flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=12),

@@ -193,7 +193,7 @@ PIECES = [
 def test_whatever_comes_is_refused_or_plain_and_reads_back_the_same() -> None:
     rng = Random(5)
     kept = 0
-    for _ in range(5_000):
+    for _ in range(1_500):
         text = "".join(rng.choices(PIECES, k=rng.randint(1, 9)))
         try:
             address = parse_address(text, decode=rng.random() < 0.5)
@@ -204,7 +204,7 @@ def test_whatever_comes_is_refused_or_plain_and_reads_back_the_same() -> None:
         for name in (address.key, unquote(address.key)):
             assert not {"..", "."} & set(name.split("/"))
             assert not {"\\", "\x00", "\n"} & set(name)
-    assert kept > 500
+    assert kept > 150
 
 
 def test_join_takes_a_plain_name_below_a_folder() -> None:

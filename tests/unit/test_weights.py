@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from small_styles import kohya_style, numbers
@@ -118,7 +118,6 @@ def test_a_header_that_promises_much_costs_no_memory() -> None:
 SOUND = kohya_style()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, len(SOUND) - 1), st.binary(max_size=6))
 @example(0, b"\xff" * 8)
 def test_any_damage_is_refused_or_leaves_a_sound_file(place: int, bytes_: bytes) -> None:
@@ -130,7 +129,6 @@ def test_any_damage_is_refused_or_leaves_a_sound_file(place: int, bytes_: bytes)
     assert sum(tensor.stored.nbytes for tensor in found.tensors.values()) < len(damaged)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=5),

@@ -15,10 +15,11 @@ from fakes.kustomize import Document, merged, render
 
 from orchestrator.config import from_environ
 from orchestrator.service import CALL_ENDS_WITHIN_S, OUTBOX_PATIENCE_S
+from orchestrator.staging_service import UNWIND_S
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-FOLDERS = ("base", "overlays/gcp", "overlays/aws", "build-engines", "rabbitmq-policies")
+FOLDERS = ("base", "overlays/gcp", "overlays/aws", "staging", "build-engines", "rabbitmq-policies")
 CARDS = sorted(path for path in KUBERNETES.glob("overlays/*/cards/*.yaml"))
 KEDA = json.loads((ROOT / "tests" / "data" / "keda.json").read_text())["$defs"]
 # The oldest Kubernetes with native sidecars on by default.
@@ -73,7 +74,7 @@ def test_a_misspelt_field_would_not_fit() -> None:
 def test_kustomize_itself_renders_the_same(folder: str) -> None:
     told = subprocess.run(["kubectl", "kustomize", str(KUBERNETES / folder)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    text = re.sub(r"(remarque-config)-[a-z0-9]{10}\b", r"\1-HASH", told.stdout)
+    text = re.sub(r"(remarque(?:-staging)?-config)-[a-z0-9]{10}\b", r"\1-HASH", told.stdout)
 
     def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
         return {(d["kind"], d["metadata"]["name"]): d for d in documents}
@@ -191,8 +192,74 @@ def test_spot_nodes_are_preferred_and_tolerated_but_not_required(overlay: str) -
 
 @pytest.mark.parametrize("overlay", ["overlays/gcp", "overlays/aws"])
 def test_an_overlays_settings_are_settings(overlay: str) -> None:
-    from test_deploy_compose import settings as known
+    from integration.test_deploy_compose import settings as known
 
     (config,) = objects(overlay, "ConfigMap")
     assert set(config["data"]) <= known()
     assert settings(overlay).store.results is not None
+
+
+def staging_pod() -> Document:
+    spec: Document = only("staging", "Deployment", "remarque-staging")["spec"]["template"]["spec"]
+    return spec
+
+
+def staging_settings() -> Any:
+    (config,) = objects("staging", "ConfigMap")
+    environment = {entry["name"]: entry["value"] for entry in staging_pod()["containers"][0]["env"]}
+    secrets = {name: value for name, value in environment.items() if name.endswith("_FILE")}
+    assert secrets.keys() == {"STAGING_CLIENTS_FILE", "STAGING_ADMIN_TOKEN_FILE"}
+    return from_environ(config["data"])
+
+
+def test_a_staging_can_end_by_its_deadline_before_its_pod_is_killed() -> None:
+    read, spec = staging_settings(), staging_pod()
+    pause_s = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert read.staging.deadline_s < read.service.grace_s - UNWIND_S
+    assert read.service.grace_s + pause_s < spec["terminationGracePeriodSeconds"]
+
+
+def test_settings_of_staging_are_settings() -> None:
+    from integration.test_deploy_compose import settings as known
+
+    from orchestrator import staging_settings as theirs
+
+    (config,) = objects("staging", "ConfigMap")
+    assert set(config["data"]) <= known(theirs)
+
+
+def test_staging_scales_on_what_it_has_in_hand_before_its_places_are_taken() -> None:
+    scaling = only("staging", "ScaledObject", "remarque-staging")["spec"]
+    (trigger,) = scaling["triggers"]
+    assert {"remarque_staging_running", "remarque_staging_waiting"} <= set(
+        re.findall(r"remarque_\w+", trigger["metadata"]["query"])
+    )
+    assert float(trigger["metadata"]["threshold"]) < staging_settings().staging.concurrency
+    behavior = scaling["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > staging_settings().staging.deadline_s
+    assert "replicas" not in only("staging", "Deployment", "remarque-staging")["spec"]
+
+
+def test_a_drain_of_one_node_leaves_a_replica_of_staging() -> None:
+    budget = only("staging", "PodDisruptionBudget", "remarque-staging")["spec"]
+    assert only("staging", "ScaledObject", "remarque-staging")["spec"]["minReplicaCount"] > budget["maxUnavailable"]
+
+
+def test_staging_is_reached_by_labelled_namespaces_alone_and_reaches_what_every_pod_may() -> None:
+    policy = only("staging", "NetworkPolicy", "remarque-staging")["spec"]
+    labels = only("staging", "Deployment", "remarque-staging")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["policyTypes"] == ["Ingress"]
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"remarque/stages": "true"}}}]
+    everyone = only("base", "NetworkPolicy", "remarque")["spec"]["podSelector"]["matchLabels"]
+    assert everyone.items() <= labels.items()
+
+
+def test_staging_is_found_by_its_service_and_no_worker_is() -> None:
+    service = only("staging", "Service", "remarque-staging")["spec"]
+    for name, folder, found in (("remarque-staging", "staging", True), ("remarque", "base", False)):
+        labels = only(folder, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        assert (service["selector"].items() <= labels.items()) is found
+    ports = {port["name"] for port in staging_pod()["containers"][0]["ports"]}
+    assert {port["targetPort"] for port in service["ports"]} <= ports

@@ -63,11 +63,11 @@ def queries() -> Iterator[tuple[str, str]]:
                 yield f"{path.name}: {panel['title']}", target["expr"]
     for rule in rules():
         yield str(rule.get("alert") or rule.get("record")), str(rule["expr"])
-    kubernetes = (ROOT / "deploy/kubernetes/base/scaling.yaml").read_text()
-    for document in yaml.safe_load_all(kubernetes):
-        for trigger in document["spec"].get("triggers", []):
-            if trigger["type"] == "prometheus":
-                yield "scaling.yaml", trigger["metadata"]["query"]
+    for path in sorted((ROOT / "deploy" / "kubernetes").glob("*/scaling.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            for trigger in document["spec"].get("triggers", []):
+                if trigger["type"] == "prometheus":
+                    yield f"{path.parent.name}/scaling.yaml", trigger["metadata"]["query"]
 
 
 def test_every_query_names_metrics_that_exist() -> None:

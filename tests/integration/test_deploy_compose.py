@@ -21,8 +21,10 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 OF_COMPOSE = {
     "RABBITMQ_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GRAFANA_PASSWORD", "MODELS_FOLDER", "CHECKPOINTS_FOLDER",
     "CERTIFICATES_FOLDER", "TRITON_MODELS", "REMARQUE_VERSION", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "PROMETHEUS_PORT",
-    "GRAFANA_PORT", "JAEGER_PORT",
+    "GRAFANA_PORT", "JAEGER_PORT", "STAGING_PORT", "STAGING_CLIENTS", "STAGING_MODE", "STAGING_GRACE_SECONDS",
 }  # fmt: skip
+
+OPTIONAL = {"STAGING_ADMIN_TOKEN", "MANAGED_TOKEN"}
 
 
 def settings(*modules: ModuleType) -> set[str]:
@@ -78,10 +80,33 @@ def test_the_worker_gets_every_setting(service: str) -> None:
     assert set(SERVICES[service]["environment"]) - settings() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
+def test_staging_gets_every_setting_of_staging() -> None:
+    theirs = settings(staging_settings) - settings()
+    given = SERVICES["staging"]["environment"]
+    assert theirs <= set(given)
+    assert set(given) - theirs - {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= settings()
+
+
+def test_staging_starts_with_what_compose_gives_it_and_a_list_of_callers(tmp_path: Path) -> None:
+    """Empty where .env says nothing, its own defaults where it names one."""
+    clients = tmp_path / "clients.toml"
+    clients.write_text(f'[backend]\ntoken_sha256 = "{"0" * 64}"\ntiers = ["free"]\nprefixes = ["uploads/"]\n')
+    values = {
+        name: re.sub(r"\$\{\w+(?::?-([^}]*)|:\?[^}]*)\}", r"\1", value)
+        for name, value in SERVICES["staging"]["environment"].items()
+    }
+    read = config.from_environ(values | {"STAGING_CLIENTS_FILE": str(clients)})
+    assert (read.models.mode, read.staging.clients_file) == ("mock", clients)
+    (mounted,) = SERVICES["staging"]["configs"]
+    assert mounted["target"] == values["STAGING_CLIENTS_FILE"]
+    assert mounted["source"] in COMPOSE["configs"]
+
+
 def test_no_password_has_a_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     for name in re.findall(r"\$\{(\w*(?:PASSWORD|TOKEN|SECRET_ACCESS_KEY|ACCESS_KEY_ID))([^}]*)\}", text):
-        assert name[1] == ":?set it in .env", name
+        # An empty one counts as unset: the route or the provider that it opens is not there.
+        assert name[1] == (":-" if name[0] in OPTIONAL else ":?set it in .env"), name
     for line in (ROOT / ".env.example").read_text().splitlines():
         if re.match(r"#?\w*(PASSWORD|TOKEN|SECRET|ACCESS_KEY|ACCESS_KEY_ID)=", line):
             assert line.endswith("="), line
@@ -105,7 +130,7 @@ def test_every_profile_brings_up_what_its_services_wait_for() -> None:
         for needed in service.get("depends_on", {}):
             assert set(service["profiles"]) <= set(SERVICES[needed]["profiles"]), f"{name} waits for {needed}"
     assert {profile for service in SERVICES.values() for profile in service["profiles"]} == {
-        "gpu", "cpu", "observability", "build",
+        "gpu", "cpu", "staging", "observability", "build",
     }  # fmt: skip
 
 
@@ -129,7 +154,7 @@ def test_triton_and_its_orchestrator_share_memory() -> None:
 def test_only_the_loopback_is_listened_on_and_triton_not_at_all() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert all(port.startswith("127.0.0.1:") for entry in ports.values() for port in entry)
-    assert set(ports) == {"rabbitmq", "prometheus", "grafana", "jaeger"}
+    assert set(ports) == {"rabbitmq", "staging", "prometheus", "grafana", "jaeger"}
     assert set(SERVICES["triton"]["networks"]) == {"models"}
     assert COMPOSE["networks"]["models"] == {"internal": True}
 
@@ -175,8 +200,9 @@ def test_the_store_starts_with_the_keys_of_the_environment_and_no_others(tmp_pat
     assert f"-s3.config={tmp_path}/s3.json" in said
 
 
-def test_the_pause_before_a_kill_is_longer_than_the_workers_own() -> None:
-    service = SERVICES["orchestrator"]
+@pytest.mark.parametrize("name", ["orchestrator", "staging"])
+def test_the_pause_before_a_kill_is_longer_than_the_services_own(name: str) -> None:
+    service = SERVICES[name]
     grace_s = int(re.search(r":-(\d+)", service["environment"]["GRACE_SECONDS"])[1])  # type: ignore[index]
     assert int(service["stop_grace_period"].removesuffix("s")) > grace_s
 
