@@ -49,10 +49,10 @@ def assemble(unet: Path, vae: Path, text_encoder: Path, tokenizer: Path, out: Pa
         path.unlink()
     for path in tokenizer.iterdir():
         shutil.copy(path, out / "tokenizer" / path.name)
-    _tidy(out)
+    tidy(out, NAME)
 
 
-def _tidy(out: Path) -> None:
+def tidy(out: Path, name: str) -> None:
     """Takes this machine's paths out of the settings, names the checkpoint and makes every file readable."""
     for path in out.rglob("*.json"):
         if path.name == "config.json":
@@ -60,7 +60,7 @@ def _tidy(out: Path) -> None:
             settings.pop("_name_or_path", None)
             path.write_text(json.dumps(settings, indent=2) + "\n")
     index = out / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_name_or_path": NAME}, indent=2) + "\n")
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_name_or_path": name}, indent=2) + "\n")
     for path in out.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -132,7 +132,7 @@ class _Spot:
 
 
 def _normal(points: Points) -> Points:
-    """The unit normal of a flat polygon, zeros where it has no area; by hand, since numpy's cross costs ten times it."""
+    """The unit normal of a flat polygon, zeros where it has no area; by hand: numpy's cross costs ten times as much."""
     (ax, ay, az), (bx, by, bz) = (points[1] - points[0]).tolist(), (points[2] - points[0]).tolist()
     x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
     length = (x * x + y * y + z * z) ** 0.5

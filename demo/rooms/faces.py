@@ -30,9 +30,9 @@ class Face:
     opening: bool = False
 
 
-def face(points: Sequence[Sequence[float]], colour: Rgb, **more: float) -> Face:
+def face(points: Sequence[Sequence[float]], colour: Rgb, alpha: float = 1.0) -> Face:
     """A face through these points."""
-    return Face(np.array(points, np.float64), colour, **more)
+    return Face(np.array(points, np.float64), colour, alpha)
 
 
 def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Rgb) -> list[Face]:

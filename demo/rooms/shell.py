@@ -1,4 +1,4 @@
-"""What is there before any furniture: floor, walls, ceiling, windows, doors, and what kitchens and bathrooms are sold with."""
+"""What is there before any furniture: floor, walls, ceiling, windows, doors, and the fixtures of kitchens and baths."""
 
 from __future__ import annotations
 

@@ -1,0 +1,98 @@
+"""Draws pairs of rooms and keeps what training reads: `python -m demo.rooms.paint --shape 64x96:0:2000 --out DIR`.
+
+A shard holds, for 50 rooms, the latents of the furnished and of the empty picture (written down, see demo.latents: no
+encoder is needed), the empty room's edges, and its inverse depth.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.latents import BLOCK_PX, block_latents
+from demo.rooms.rooms import room_of
+from demo.rooms.view import render_pair
+
+SHARD = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """50 rooms from ``first`` on, at one size: float16 [50,4,h,w] twice, packed bits [50,8h,w], uint8 [50,2h,2w]."""
+
+    first: int
+    furnished: NDArray[np.float16]
+    empty: NDArray[np.float16]
+    edges: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+
+
+def edges_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Canny's edges of a picture [h,w,3], 0 or 255, [h,w]."""
+    return np.asarray(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), np.uint8)
+
+
+def depth_of(inverse_depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Inverse depth [h,w] as a ControlNet sees it: 0 is the farthest, 255 the nearest of the picture."""
+    low, high = float(inverse_depth.min()), float(inverse_depth.max())
+    return np.rint((inverse_depth - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+
+
+def paint(first: int, rows: int, columns: int) -> Shard:
+    """Draws 50 rooms at 8 times this size."""
+    width, height = columns * BLOCK_PX, rows * BLOCK_PX
+    furnished, empty, edges, depth = [], [], [], []
+    for number in range(first, first + SHARD):
+        before, after = render_pair(room_of(number), width, height, supersampling=1)
+        furnished.append(block_latents(after.picture[None])[0])
+        empty.append(block_latents(before.picture[None])[0])
+        edges.append(np.packbits(edges_of(before.picture) > 0, axis=-1))
+        depth.append(depth_of(before.inverse_depth)[::4, ::4])
+    halves = [np.stack(latents).astype(np.float16) for latents in (furnished, empty)]
+    return Shard(first, *halves, np.stack(edges), np.stack(depth))
+
+
+def save(shard: Shard, folder: Path) -> None:
+    """Writes the shard under its size and first room; it appears only once it is whole."""
+    rows, columns = shard.furnished.shape[2:]
+    unfinished = folder / f"unfinished-{shard.first}.npz"
+    arrays = {"furnished": shard.furnished, "empty": shard.empty, "edges": shard.edges, "depth": shard.depth}
+    np.savez(unfinished, allow_pickle=False, **arrays)
+    unfinished.rename(folder / f"{rows}x{columns}-{shard.first:06d}.npz")
+
+
+def load(path: Path) -> Shard:
+    """The shard in a file."""
+    with np.load(path) as arrays:
+        return Shard(int(path.stem.split("-")[1]), **{name: arrays[name] for name in arrays.files})
+
+
+def wanted(shapes: list[str]) -> Iterator[tuple[int, int, int]]:
+    """First room, rows and columns of every shard that the command line asks for."""
+    for shape in shapes:
+        size, first, count = shape.split(":")
+        rows, columns = map(int, size.split("x"))
+        for number in range(int(first), int(first) + int(count), SHARD):
+            yield number, rows, columns
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", nargs="+", required=True, help="latent rows x columns:first room:count, in order")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for first, rows, columns in wanted(args.shape):
+        save(paint(first, rows, columns), args.out)
+
+
+if __name__ == "__main__":
+    main()

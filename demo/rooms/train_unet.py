@@ -1,0 +1,398 @@
+"""Trains the staging UNet and its two ControlNets together: `python -m demo.rooms.train_unet --rooms DIR ...`.
+
+As `demo.train_unet` (v-prediction, min-SNR weights, small pictures first), with these differences. The ControlNets see
+the *empty* room's edges and depth, since that is what a photograph to be staged has. At noisy timesteps, noise often
+lies over the empty room instead of the furnished one, and the furnished one is still what is wanted: staging starts
+from the empty room, and traces of a bare floor must not mean that it stays bare. And latents that furniture changes
+weigh more than the walls around it, which staging keeps from the photograph anyway.
+
+Nearly all of a ControlNet's cost lies in the layers that bring its picture down to the latents' size. Here they are
+random, of unit variance (Mishkin & Matas, 2016), and stay so: what they make of a room is computed once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as ranks
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from demo.latents import BLOCK_PX, RAW_SPREAD, SCALED_SPREAD
+from demo.rooms.captions import empty_caption, furnished_caption, unwanted
+from demo.rooms.paint import load
+from demo.rooms.rooms import Room, room_of
+from demo.rooms.train_text import POOLED, WIDTHS
+from demo.train_unet import LEAST_WEIGHT, MIN_SNR, alphas_cumprod, learning_rate, noise_like
+
+TIME_WIDTH = 16
+CONTROLS = ("depth", "canny")
+FURNITURE_WEIGHT = 4.0
+CHANGED = 0.15
+"""Scaled latents that furniture moves by more than this count as changed."""
+OVER_EMPTY = 0.4
+"""Share of the noisy samples whose noise lies over the empty room."""
+WRONG_CAPTIONS = 0.1
+NO_CAPTION = 0.1
+EMPTY = 0.06
+"""Share of rooms that stay empty, by their caption too."""
+SMALL_SHARE = 0.5
+SYNC_STEPS = 4
+AVERAGING = 0.998
+
+
+def new_networks() -> nn.ModuleDict:
+    """An untrained UNet with SDXL's inputs and the shape of the demo's other one, and a ControlNet for each control."""
+    shared = {
+        "block_out_channels": (32, 64, 128, 192),
+        "layers_per_block": 1,
+        "attention_head_dim": (1, 2, 4, 6),
+        "cross_attention_dim": sum(WIDTHS),
+        "norm_num_groups": 16,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": TIME_WIDTH,
+        "projection_class_embeddings_input_dim": POOLED + 6 * TIME_WIDTH,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    }
+    unet = UNet2DConditionModel(
+        sample_size=96, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), **shared
+    )
+    controls = {
+        name: ControlNetModel(conditioning_embedding_out_channels=(8, 16, 24, 32), **shared) for name in CONTROLS
+    }
+    return nn.ModuleDict({"unet": unet, **controls})
+
+
+@torch.no_grad()
+def start_from_scenes(networks: nn.ModuleDict, scenes: UNet2DConditionModel) -> None:
+    """Gives all networks what the demo's other UNet has learned of noise and edges; words and sizes they learn anew."""
+    known = scenes.state_dict()
+    for network in networks.values():
+        for name, weights in network.state_dict().items():
+            learned = known.get(name)
+            if learned is not None and learned.numel() == weights.numel():
+                weights.copy_(learned.view_as(weights))  # a convolution of one pixel is a linear layer
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One room to learn from; arrays as in `demo.rooms.paint.Shard`, without the first axis."""
+
+    room: Room
+    furnished: NDArray[np.float16]
+    empty: NDArray[np.float16]
+    edges: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+    seen: dict[str, Tensor] = field(default_factory=dict)
+    """What the fixed layers of a ControlNet made of it, float16 [32,h,w], by the ControlNet's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Scaled latents [n,4,h,w], what of them furniture changed [n,1,h,w], captions, and by ControlNet what it sees."""
+
+    wanted: Tensor
+    empty: Tensor
+    changed: Tensor
+    texts: list[str]
+    controls: dict[str, Tensor]
+
+
+@dataclass
+class Pool:
+    """The rooms painted so far, by latent rows and columns."""
+
+    folder: Path
+    samples: dict[tuple[int, int], list[Sample]] = field(default_factory=dict)
+    seen: set[Path] = field(default_factory=set)
+    embeddings: dict[str, Any] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Takes in shards that were painted since."""
+        for path in sorted(self.folder.glob("*x*-*.npz")):
+            if path in self.seen:
+                continue
+            self.seen.add(path)
+            shard = load(path)
+            rows, columns = shard.furnished.shape[2:]
+            rooms = range(shard.first, shard.first + len(shard.furnished))
+            arrays = zip(map(room_of, rooms), shard.furnished, shard.empty, shard.edges, shard.depth, strict=True)
+            self.samples.setdefault((rows, columns), []).extend(Sample(*one) for one in arrays)
+
+    def shape(self, spent: float, rng: random.Random) -> tuple[tuple[int, int], int]:
+        """Latent size of the next batch, and how many rooms are in it: small ones first, full ones later."""
+        small = spent < SMALL_SHARE or rng.random() < 0.06
+        sizes = [size for size in self.samples if (max(size) < 64) == small] or list(self.samples)
+        size = rng.choices(sizes, [len(self.samples[one]) for one in sizes])[0]
+        return size, max(3, round(6 * 32 * 48 / (size[0] * size[1])))
+
+    def batch(self, size: tuple[int, int], count: int, names: tuple[str, ...], rng: random.Random) -> Batch:
+        """So many rooms of this size, with fresh captions."""
+        chosen = [rng.choice(self.samples[size]) for _ in range(count)]
+        scale = SCALED_SPREAD / RAW_SPREAD
+        furnished = torch.from_numpy(np.stack([one.furnished for one in chosen])).float() * scale
+        empty = torch.from_numpy(np.stack([one.empty for one in chosen])).float() * scale
+        bare = torch.tensor([rng.random() < EMPTY for _ in chosen])[:, None, None, None]
+        texts = [
+            empty_caption(one.room, rng) if still else furnished_caption(one.room, rng)
+            for one, still in zip(chosen, bare.flatten().tolist(), strict=True)
+        ]
+        texts = [unwanted(rng) if rng.random() < NO_CAPTION else text for text in texts]
+        wanted = torch.where(bare, empty, furnished)
+        changed = ((wanted - empty).abs().amax(1, keepdim=True) > CHANGED).float()
+        made = {name: torch.stack([self._seen(name, one) for one in chosen]).float() for name in names}
+        return Batch(wanted, empty, changed, texts, made)
+
+    @torch.no_grad()
+    def _seen(self, name: str, one: Sample) -> Tensor:
+        if name not in one.seen:
+            one.seen[name] = fixed_layers(self.embeddings[name], control_picture(name, one)[None])[0].half()
+        return one.seen[name]
+
+
+def control_picture(name: str, one: Sample) -> Tensor:
+    """What a ControlNet is shown of an empty room, [3,8h,8w] from 0 to 1."""
+    rows, columns = one.empty.shape[1:]
+    if name == "canny":
+        return torch.from_numpy(np.unpackbits(one.edges, axis=-1)).float().expand(3, -1, -1)
+    small = torch.from_numpy(one.depth)[None, None].float() / 255
+    return functional.interpolate(small, (rows * BLOCK_PX, columns * BLOCK_PX), mode="bilinear")[0].expand(3, -1, -1)
+
+
+def fixed_layers(embedding: Any, pictures: Tensor) -> Tensor:
+    """The layers of a ControlNet's embedding that do not learn: [n,3,8h,8w] to [n,32,h,w]."""
+    seen = functional.silu(embedding.conv_in(pictures.contiguous(memory_format=torch.channels_last)))
+    for block in embedding.blocks:
+        seen = functional.silu(block(seen))
+    return seen
+
+
+@torch.no_grad()
+def spread_evenly(embedding: Any, pictures: Tensor) -> None:
+    """Gives every fixed layer an output of unit variance on these pictures, channel by channel."""
+    seen = pictures
+    for layer in (embedding.conv_in, *embedding.blocks):
+        made = layer(seen)
+        layer.weight /= made.std(dim=(0, 2, 3))[:, None, None, None] + 1e-4
+        layer.bias.copy_(-layer(seen).mean(dim=(0, 2, 3)) + layer.bias)
+        seen = functional.silu(layer(seen))
+
+
+def fix_embeddings(networks: nn.ModuleDict, pool: Pool, fresh: bool) -> None:
+    """From now on a ControlNet is given what its fixed layers made of a picture; ``fresh`` ones are spread first."""
+    for name in CONTROLS:
+        embedding = networks[name].controlnet_cond_embedding
+        if fresh:
+            samples = next(iter(pool.samples.values()))[:24]
+            spread_evenly(embedding, torch.stack([control_picture(name, one) for one in samples]))
+        for layer in (embedding.conv_in, *embedding.blocks):
+            layer.requires_grad_(requires_grad=False)
+        pool.embeddings[name] = embedding
+        embedding.forward = embedding.conv_out.forward
+
+
+@dataclass
+class Reader:
+    """Turns captions into what SDXL's UNet is told."""
+
+    tokenizer: CLIPTokenizer
+    first: CLIPTextModel
+    second: CLIPTextModelWithProjection
+
+    @staticmethod
+    def load(folder: Path) -> Reader:
+        """The frozen encoders in a folder of `demo.rooms.train_text`."""
+        return Reader(
+            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
+            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").eval(),
+        )
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """States before the last layer [n,77,160] and pooled text [n,64]."""
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+        made = [encoder(input_ids=ids, output_hidden_states=True) for encoder in (self.first, self.second)]
+        return torch.cat([one.hidden_states[-2] for one in made], dim=-1), made[1].text_embeds
+
+
+def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas: Tensor, rng: random.Random) -> Tensor:
+    """Weighted square error of v; over the empty room, noise is whatever leads from there to the furnished one."""
+    count, _, rows, columns = batch.wanted.shape
+    timesteps = torch.randint(0, 1000, (count,))
+    a = alphas[timesteps][:, None, None, None]
+    over_empty = (timesteps > 500) & (torch.rand(count) < OVER_EMPTY)
+    under = torch.where(over_empty[:, None, None, None], batch.empty, batch.wanted)
+    noisy = a.sqrt() * under + (1 - a).sqrt() * noise_like(batch.wanted)
+    noise = (noisy - a.sqrt() * batch.wanted) / (1 - a).sqrt()
+    velocity = a.sqrt() * noise - (1 - a).sqrt() * batch.wanted
+    states, pooled = reader(_mistaken(batch.texts, timesteps, rng))
+    size = torch.tensor([[rows * BLOCK_PX, columns * BLOCK_PX, 0, 0, rows * BLOCK_PX, columns * BLOCK_PX]])
+    told = {"text_embeds": pooled, "time_ids": size.float().expand(count, -1)}
+    with torch.autocast("cpu", torch.bfloat16):
+        made = _predicted(networks, noisy, timesteps, states, told, batch.controls)
+    snr = (a / (1 - a)) * SCALED_SPREAD**2
+    weight = snr.clamp(max=MIN_SNR) / (snr + 1) + LEAST_WEIGHT
+    focus = 1 + (FURNITURE_WEIGHT - 1) * batch.changed
+    error = (made.float() - velocity).square() * focus / focus.mean(dim=(2, 3), keepdim=True)
+    loss: Tensor = (error * weight).mean()
+    return loss
+
+
+def _predicted(
+    networks: nn.ModuleDict,
+    noisy: Tensor,
+    timesteps: Tensor,
+    states: Tensor,
+    told: dict[str, Tensor],
+    controls: dict[str, Tensor],
+) -> Tensor:
+    """The UNet's v, with what the ControlNets that are shown something add to it."""
+    down, middle = None, None
+    for name, picture in controls.items():
+        downs, mid = networks[name](noisy, timesteps, states, picture, added_cond_kwargs=told, return_dict=False)
+        down = downs if down is None else [one + other for one, other in zip(down, downs, strict=True)]
+        middle = mid if middle is None else middle + mid
+    made: Tensor = networks["unet"](
+        noisy,
+        timesteps,
+        states,
+        added_cond_kwargs=told,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
+    return made
+
+
+def _mistaken(texts: list[str], timesteps: Tensor, rng: random.Random) -> list[str]:
+    """Some captions at the noisiest steps replaced by a neighbour's: see `demo.train_unet.mistake_captions`."""
+    share = ((timesteps - 400) / 350).clamp(0, 1) * WRONG_CAPTIONS
+    return [texts[index - 1] if rng.random() < share[index] else text for index, text in enumerate(texts)]
+
+
+def share_weights(networks: nn.Module, spent: float) -> float:
+    """Averages the weights of all processes (local SGD, Stich 2018); returns the mean share of time spent."""
+    with torch.no_grad():
+        flat = torch.cat([weights.flatten() for weights in networks.parameters()] + [torch.tensor([spent])])
+        ranks.all_reduce(flat)
+        flat /= ranks.get_world_size()
+        begin = 0
+        for weights in networks.parameters():
+            weights.copy_(flat[begin : begin + weights.numel()].view_as(weights))
+            begin += weights.numel()
+    return float(flat[-1])
+
+
+def shown(rng: random.Random) -> tuple[str, ...]:
+    """Which ControlNets see something in the next batch."""
+    return rng.choices(((), ("depth",), ("canny",), CONTROLS), (0.4, 0.2, 0.2, 0.2))[0]
+
+
+def save(networks: nn.ModuleDict, out: Path) -> None:
+    """Writes `unet`, `controlnet_depth` and `controlnet_canny`."""
+    for name, network in networks.items():
+        network.save_pretrained(out / ("unet" if name == "unet" else f"controlnet_{name}"))
+
+
+def load_networks(folder: Path) -> nn.ModuleDict:
+    """What :func:`save` wrote."""
+    controls = {name: ControlNetModel.from_pretrained(folder / f"controlnet_{name}") for name in CONTROLS}
+    return nn.ModuleDict({"unet": UNet2DConditionModel.from_pretrained(folder / "unet"), **controls})
+
+
+def train(networks: nn.ModuleDict, args: argparse.Namespace) -> None:
+    """Trains for so many minutes on the clock; averaged weights go to `args.out` every three."""
+    rank, pool, reader, alphas = ranks.get_rank(), Pool(args.rooms), Reader.load(args.text), alphas_cumprod()
+    pool.refresh()
+    fix_embeddings(networks, pool, fresh=args.resume is None)
+    share_weights(networks, 0.0)
+    torch.manual_seed(args.seed + 1000 * rank)
+    rng, shared_rng = random.Random(args.seed + 1000 * rank), random.Random(args.seed)
+    average = new_networks()
+    average.load_state_dict(networks.state_dict())
+    learned = [weights for weights in networks.parameters() if weights.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99))
+    begin = saved = time.monotonic()
+    step, recent, spent, counts = 0, 0.0, args.spent, dict[str, int]()
+    while spent < 1:
+        if step % 100 == 0:
+            pool.refresh()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spent, step, args.lr)
+        size, count = pool.shape(spent, shared_rng)
+        batch = pool.batch(size, count, shown(shared_rng), rng)
+        loss = velocity_loss(networks, batch, reader, alphas, rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        step += 1
+        name = f"{size[0]}x{size[1]}"
+        counts[name] = counts.get(name, 0) + count * ranks.get_world_size()
+        recent = 0.98 * recent + 0.02 * loss.item() if step > 1 else loss.item()
+        if step % SYNC_STEPS == 0:
+            spent = args.spent + (1 - args.spent) * (time.monotonic() - begin) / (60 * args.minutes)
+            spent = share_weights(networks, spent)
+            decay = min(AVERAGING, step / (step + 30)) ** SYNC_STEPS
+            with torch.no_grad():
+                for kept, now in zip(average.parameters(), networks.parameters(), strict=True):
+                    kept.lerp_(now, 1 - decay)
+        if rank == 0 and step % 48 == 0:
+            print(f"step {step} {time.monotonic() - begin:.0f} s loss {recent:.4f} {counts}", flush=True)
+        if rank == 0 and time.monotonic() - saved > 180:
+            save(average, args.out)
+            saved = time.monotonic()
+    if rank == 0:
+        save(average, args.out)
+        record = {"steps": step, "pictures": counts, "minutes": args.minutes, "seed": args.seed, "loss": recent}
+        (args.out / "training.json").write_text(json.dumps(record))
+
+
+def run(rank: int, args: argparse.Namespace) -> None:
+    """One of the processes that train together, with one thread each."""
+    torch.set_num_threads(1)
+    ranks.init_process_group("gloo", init_method=f"file://{args.out}/meeting", rank=rank, world_size=args.processes)
+    networks = load_networks(args.resume) if args.resume else new_networks()
+    if args.resume is None:
+        start_from_scenes(networks, UNet2DConditionModel.from_pretrained(args.scenes))
+    for network in networks.values():
+        network.set_attn_processor(AttnProcessor())
+    train(networks, args)
+    ranks.destroy_process_group()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rooms", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--scenes", type=Path, default=Path("demo/checkpoint/unet"), help="the UNet to begin with")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=22)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--resume", type=Path, help="go on from this folder's weights")
+    parser.add_argument("--spent", type=float, default=0.0, help="with --resume: share of the schedule already behind")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "meeting").unlink(missing_ok=True)
+    spawn(run, (args,), nprocs=args.processes)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()
