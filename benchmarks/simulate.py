@@ -69,8 +69,9 @@ def _page(
             "sizing",
             "How many nodes",
             f"The fewest nodes that keep queue wait p95 within {sizing.WAIT_P95_S:g} s and latency p95 within "
-            f"{sizing.LATENCY_P95_S:g} s through the busiest hour ({1 + sizing.SWING:g} times the day's mean), at most "
-            f"{sizing.MOST_LOAD:.0%} loaded. {shares}; {SIZES[1][1]:.0%} of them at twice the area; always on.",
+            f"{sizing.LATENCY_P95_S:g} s through the busiest hour ({1 + sizing.SWING:g} times the day's mean), with at "
+            f"most {sizing.MOST_LOAD:.0%} of what they can do with every place taken; they are busy more often, with "
+            f"fewer jobs at once. {shares}; {SIZES[1][1]:.0%} of them at twice the area; always on.",
             tables=(Table(sizing.HEADER, rows),),
         ),
         Section(

@@ -142,7 +142,7 @@ def table(sizings: Iterable[Sizing]) -> list[Sequence[str | float | int]]:
 
 
 HEADER = (
-    "pictures a day", "node", "curve", "nodes", "load at the peak", "wait p95, s", "p50, s", "p95, s", "p99, s",
+    "pictures a day", "node", "curve", "nodes", "busy at the peak", "wait p95, s", "p50, s", "p95, s", "p99, s",
     "node seconds a picture", "$ per 1000",
 )  # fmt: skip
 CASE_HEADER = (
