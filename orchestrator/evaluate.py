@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,8 +63,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     curated = load_set(args.set)
     mode: Mode = args.provider or settings.models.mode
     begun = datetime.now(UTC)
-    with tempfile.TemporaryDirectory(prefix="remarque-evaluate-") as folder:
-        evaluation = Evaluation(curated, _settings_for(settings, mode, curated, Path(folder)), args.out)
+    with ExitStack() as ending:
+        store = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="remarque-evaluate-")))
+        evaluation = Evaluation(curated, _settings_for(settings, mode, curated, store), args.out)
+        ending.callback(evaluation.close)
         outcomes = [evaluation.outcome(entry) for entry in curated.entries]
     report = Report(
         title=f"Staged rooms: {curated.name}",
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 @dataclass(slots=True)
 class _Seen:
-    """What a provider was asked for last, and what it gave."""
+    """What a provider was asked for, and what it gave."""
 
     task: Task
     staged: StagedPicture
@@ -92,12 +95,12 @@ class _Watched:
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self.seen: _Seen | None = None
+        self.seen: list[_Seen] = []
 
     def stage(self, task: Task, watch: Watch) -> StagedPicture:
         """The provider's own picture."""
         staged = self._provider.stage(task, watch)
-        self.seen = _Seen(staged.task or task, staged)
+        self.seen.append(_Seen(staged.task or task, staged))
         return staged
 
     def not_ready(self) -> str | None:
@@ -118,24 +121,27 @@ class Evaluation:
         self._curated = curated
         self._settings = settings
         self._out = out
+        self._own = own
         self._watched = _Watched(judged(wanted, found, telemetry, own)[mode])
         self._judge: Judge = build_judge(wanted, own)
         self._stager: Stager = build_stager(settings, {mode: self._watched}, telemetry, own)
         self.model_revs: set[str] = set()
 
+    def close(self) -> None:
+        """Lets go of Triton."""
+        if self._own is not None:
+            self._own.server.close()
+
     def outcome(self, entry: Entry) -> Outcome:
         """One room; what goes wrong with it is in its ``error``."""
         original = self._curated.folder / entry.original
-        self._watched.seen = None
         begun_s = time.monotonic()
         try:
             answer = self._stager.run(self._job(entry)).answer
         except RemarqueError as error:
             before = _written(self._out / "pictures" / f"{entry.id}{original.suffix}", original.read_bytes())
             return Outcome(entry=entry, before=before, error=f"{error.code}: {error}", seed=entry.seed)
-        seen = self._watched.seen
-        assert seen is not None, "a job that ends well was staged by the one provider there is"
-        task, staged = seen.task, seen.staged
+        task, staged = self._watched.seen[-1].task, self._watched.seen[-1].staged
         self.model_revs.add(staged.model_rev)
         pixels = composite(task.picture, staged.pixels, task.mask)
         return Outcome(

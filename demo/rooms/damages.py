@@ -116,8 +116,8 @@ def _moved(pixels: int, axis: int) -> Damage:
     """The whole room, walls and all."""
 
     def damage(empty: View, full: View, rng: np.random.Generator) -> View:
-        picture, depth = (np.roll(values, pixels, axis=axis) for values in (full.picture, full.inverse_depth))
-        return replace(full, picture=picture, inverse_depth=depth)
+        depth = np.roll(full.inverse_depth, pixels, axis=axis)
+        return replace(full, picture=np.roll(full.picture, pixels, axis=axis), inverse_depth=depth)
 
     return damage
 
@@ -143,7 +143,7 @@ def _dead(empty: View, full: View, rng: np.random.Generator) -> View:
 
 def _specks(empty: View, rng: np.random.Generator) -> Picture:
     specks = grown(rng.random(empty.floor.shape) < 0.006, 1)
-    return np.where(specks[..., None], np.uint8((90, 50, 40)), empty.picture)
+    return np.where(specks[..., None], np.array((90, 50, 40), np.uint8), empty.picture)
 
 
 DAMAGES: dict[str, Damage] = {

@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from demo.rooms.damages import SOUND, Pair, pairs_of
 from demo.rooms.rooms import HELD_OUT_FROM
 from orchestrator.imaging.opencv import Shapes
 from orchestrator.staging.floor import find_floor
-from orchestrator.staging.request import STAGING_STYLES
+from orchestrator.staging.request import STAGING_STYLES, StagingStyle
 from orchestrator.staging.scores.scene import Sight, scene_of
 from orchestrator.staging.scores.style import Numbers, StyleScores, features, load_styles
 from orchestrator.staging.scores.verdict import Judge, Verdict
@@ -57,7 +58,7 @@ def verdict_on_pair(pair: Pair, styles: StyleScores | None, depth: bool) -> Verd
     shapes = Shapes()
     told = iter(pair.depths)
     sight = Sight(lambda picture: next(told), lambda inverse: find_floor(inverse, shapes)) if depth else None
-    return Judge(sight, styles).verdict(pair.before, pair.after, pair.mask, pair.room.style)
+    return Judge(sight, styles).verdict(pair.before, pair.after, pair.mask, cast("StagingStyle", pair.room.style))
 
 
 def measure(first: int, count: int, styles: StyleScores | None, depth: bool) -> None:

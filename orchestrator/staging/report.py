@@ -130,7 +130,7 @@ def _score_row(name: str, values: Sequence[float]) -> str:
     mood = ' class="number bad"' if low else ' class="number"'
     mean = sum(values) / len(values)
     return (
-        f'<tr><th scope="row">{escape(name)}</th><td class="number">{mean:.2f}</td>'
+        f'<tr><th scope="row">{escape(name.replace("_", " "))}</th><td class="number">{mean:.2f}</td>'
         f'<td class="number">{min(values):.2f}</td><td{mood}>{low} of {len(values)}</td></tr>'
     )
 

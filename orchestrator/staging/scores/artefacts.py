@@ -4,11 +4,15 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.staging.scores.lab import Plane, chroma, dilated, gradient, smoothed
+from orchestrator.staging.scores.lab import Plane, chroma, dilated, eroded, gradient, smoothed
 from orchestrator.staging.scores.pieces import Mask, pieces_of
 from orchestrator.staging.scores.scene import Scene
 
 _TILE_PX: Final = 8
+_FINE_PX: Final = 3
+_GAP_PX: Final = 4
+# Drawers and slats come in threes; what networks leave behind goes on.
+LEAST_TURNS: Final = 4
 
 
 def artefacts(scene: Scene) -> dict[str, float]:
@@ -43,13 +47,17 @@ def _sharp(light: Plane, where: Mask) -> float:
 
 def _stripes(light: Plane, where: Mask) -> float:
     """The largest wave that runs over whole rows or columns: its amplitude, at 3 to 32 px a turn."""
-    fine = np.where(where, light - smoothed(light, 3), 0.0)
+    # Without the edges of the furniture itself; stripes may be all that changed, so gaps between them count.
+    where = eroded(dilated(where, _GAP_PX), _GAP_PX + _FINE_PX)
+    if not where.any():
+        return 0.0
+    fine = np.where(where, light - smoothed(light, _FINE_PX), 0.0)
     found = 0.0
     for axis in (0, 1):
         count = where.sum(axis=axis)
         profile = (fine.sum(axis=axis) / np.maximum(count, 1))[count > 0.25 * count.max()]
         waves = 2 * np.abs(np.fft.rfft(profile)) / max(len(profile), 1)
-        turns = slice(max(2, len(profile) // 32), len(profile) // 3 + 1)
+        turns = slice(max(LEAST_TURNS, len(profile) // 32), len(profile) // 3 + 1)
         found = max(found, float(waves[turns].max(initial=0.0)))
     return found
 

@@ -16,11 +16,14 @@ FEET: Final = 0.3
 
 def furniture(scene: Scene) -> dict[str, float]:
     """Measures, all shares: of the mask that is ``furnished`` and left ``open``, of the change in ``whole`` pieces,
-    and of the pieces' area what is ``standing`` and of a believable ``size``."""
+    and of the pieces' area what is ``standing`` and of a believable ``size``.
+
+    Outlines furnish nothing, so lines do not count as furnished; painted over they have.
+    """
     mask_px, changed_px = max(int(scene.mask.sum()), 1), int(scene.changed.sum())
     whole_px = sum(piece.area_px for piece in scene.pieces)
     return {
-        "furnished": changed_px / mask_px,
+        "furnished": int(scene.covered.sum()) / mask_px,
         "open": 1 - changed_px / mask_px,
         "whole": whole_px / changed_px if changed_px else 0.0,
         "standing": _share(scene, [_standing(scene, piece) for piece in scene.pieces]),

@@ -17,6 +17,7 @@ SEAM_PX: Final = 4.0
 LINE_LAB: Final = 1.6
 OUTWARDS_PX: Final = 10
 INWARDS_PX: Final = 18
+HIDING_PX: Final = 6
 
 
 def structure(scene: Scene) -> dict[str, float]:
@@ -92,7 +93,9 @@ def _lines(scene: Scene) -> float:
         return 1.0
     weak, _ = _tensor(scene.after)
     kept = _sampled(_widened(weak), places) > 0.4 * _sampled(strength, places)
-    kept |= _sampled(dilated(scene.covered, 3), places) > 0
+    # What is narrower hides no line, but may be one that was moved.
+    furniture = dilated(eroded(scene.changed, HIDING_PX), HIDING_PX + 3)
+    kept |= _sampled(furniture, places) > 0
     return float(kept[inside].mean())
 
 
