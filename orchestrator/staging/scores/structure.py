@@ -13,6 +13,8 @@ from orchestrator.staging.scores.scene import Scene
 STEP_LAB: Final = 5.0
 # How far to both sides of the border one looks: beyond what a composite blends, 8 px in a picture of 1024.
 SEAM_PX: Final = 4.0
+# Share of the picture at its sides and below in which masks leave a margin.
+FRAME: Final = 0.05
 # Lab units per px from which something is a line, and the px it is followed outwards and inwards.
 LINE_LAB: Final = 1.6
 OUTWARDS_PX: Final = 10
@@ -50,7 +52,7 @@ def _sampled(values: Plane | Mask, places: Plane) -> NDArray[np.float32]:
 
 
 def _seam(scene: Scene) -> float:
-    at = np.argwhere(_border(scene.mask))
+    at = np.argwhere(_border(scene.mask) & _away_from_frame(scene.mask.shape))
     if not len(at):
         return 0.0
     inward = _normals(scene.mask, at) * SEAM_PX
@@ -62,6 +64,15 @@ def _seam(scene: Scene) -> float:
     new[tuple(at[steps[1] - steps[0] > STEP_LAB].T)] = True
     longest = [np.hypot(piece.bottom - piece.top, piece.right - piece.left) for piece in pieces_of(new, 4)]
     return float(max(longest, default=0.0) / np.hypot(*scene.mask.shape))
+
+
+def _away_from_frame(shape: tuple[int, ...]) -> Mask:
+    """Where nothing ends because the picture does: furniture that goes on beyond it ends at the mask's margin."""
+    height, width = shape
+    away = np.zeros((height, width), np.bool_)
+    side, near = round(FRAME * width), round(FRAME * height)
+    away[: height - near, side : width - side] = True
+    return away
 
 
 def _tensor(colours: Plane) -> tuple[Plane, Plane]:
