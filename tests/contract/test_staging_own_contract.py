@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FormulaServer:
 @pytest.fixture
 def serve(server: FormulaServer, tmp_path: Path) -> Serve:
     path = write_repository(tmp_path / "models") / "remarque.json"
-    built = {"depth": {"size_px": 64}, "upscaler": {"factor": 2}, "controls": ["depth", "canny"]}
+    built = {"depth": {"size_px": 64}, "upscaler": {"factor": 2}, "controls": ["depth", "canny"], "max_chunks": 64}
     path.write_text(json.dumps(json.loads(path.read_text()) | built))
 
-    def start(**settings: str) -> Any:
+    @contextmanager
+    def start(**settings: str) -> Iterator[Staging]:
         common = {
             "INFERENCE_MODE": "self",
             "MODEL_REPOSITORY": str(path.parent),
@@ -47,7 +49,9 @@ def serve(server: FormulaServer, tmp_path: Path) -> Serve:
             "STAGING_FALLBACK": "refuse",
             "STAGING_QUALITY": "off",
         }
-        return staging(tmp_path / "service", **(common | settings))
+        with staging(tmp_path / "service", **(common | settings)) as running:
+            running.put("uploads/square.png", encoded(photo(), "PNG"))
+            yield running
 
     return start
 
@@ -55,7 +59,6 @@ def serve(server: FormulaServer, tmp_path: Path) -> Serve:
 @pytest.fixture
 def served(serve: Serve) -> Iterator[Staging]:
     with serve() as running:
-        running.put("uploads/square.png", encoded(photo(), "PNG"))
         yield running
 
 
@@ -129,7 +132,6 @@ def test_a_picture_says_that_a_trained_model_made_a_part_of_it(served: Staging):
 
 def test_tiers_that_get_it_have_their_picture_at_the_photographs_size(serve: Serve, server: FormulaServer):
     with serve(UPSCALE_ENABLED="true", STAGING_UPSCALE_TIERS="business") as served:
-        served.put("uploads/square.png", encoded(photo(), "PNG"))
         large = served.infer(square(served, "large", tier="business")).json()
         small = served.infer(square(served, "small", tier="pro")).json()
         assert (large["width"], large["height"], large["inference_meta"]["upscaled"]) == (640, 640, True)
@@ -153,7 +155,7 @@ def test_what_goes_wrong_in_a_network_is_a_problem_with_its_code(
 ):
     with serve(STAGING_ATTEMPTS="1") as served:
         server.fault["unet"] = error
-        answer = served.infer(served.wish("a"), prefer="wait=60")
+        answer = served.infer(square(served, "a"), prefer="wait=60")
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
@@ -161,7 +163,7 @@ def test_a_network_that_failed_is_tried_again(serve: Serve, server: FormulaServe
     with serve() as served:
         server.fault["vae_decoder"] = ModelUnavailable("vae_decoder held NaN or infinity")
         server.hold = None
-        served.infer(served.wish("a"), prefer="respond-async")
+        served.infer(square(served, "a"), prefer="respond-async")
         assert server.steps.acquire(timeout=30)
         server.fault.clear()
         until(lambda: served.call("GET", "/infer/a").json()["status"] == "succeeded")
@@ -171,7 +173,7 @@ def test_a_mock_says_that_it_replaces_networks_that_are_away(serve: Serve, serve
     with serve(STAGING_FALLBACK="mock", STAGING_ATTEMPTS="1") as served:
         for model in ("unet", "depth"):
             server.fault[model] = ModelUnavailable("nobody answers")
-        body = served.infer(served.wish("a")).json()
+        body = served.infer(square(served, "a")).json()
         assert body["inference_meta"]["provider"] == "mock"
         assert body["warnings"][0].startswith("made by mock instead of self")
         assert body["inference_meta"]["gpu_seconds"] == 0
@@ -180,7 +182,7 @@ def test_a_mock_says_that_it_replaces_networks_that_are_away(serve: Serve, serve
 def test_a_cancelled_staging_stops_at_its_next_step(serve: Serve, server: FormulaServer):
     with serve() as served:
         server.hold = threading.Event()
-        served.infer(served.wish("a"), prefer="respond-async")
+        served.infer(square(served, "a"), prefer="respond-async")
         assert server.steps.acquire(timeout=30)
         assert served.call("DELETE", "/infer/a").status_code == 202
         server.hold.set()

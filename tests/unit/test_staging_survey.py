@@ -41,7 +41,7 @@ def front(floor: np.ndarray) -> np.ndarray:
         BoxRoom(yaw=20),
         BoxRoom(yaw=-35, width=5.5),
         BoxRoom(pitch=6),
-        BoxRoom(pitch=-5, yaw=12),
+        BoxRoom(pitch=-3, yaw=8, focal=0.6),
         BoxRoom(roll=2),
         BoxRoom(camera=1.1, depth=6.5),
     ],
