@@ -19,6 +19,7 @@ from orchestrator.endpoints import Endpoints, Server
 from orchestrator.errors import ConfigError, ModelUnavailable
 from orchestrator.finishing import Finishing
 from orchestrator.generate import Generation
+from orchestrator.given_pictures import given_pictures
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import prove
 from orchestrator.imaging.signing_key import development_key, load_key
@@ -143,7 +144,8 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
         mock=studio.mock,
     )
     styles = finishing.styles.admit(job.styles)
-    orders = orders_from(args, job, studio.painter.checkpoint, styles, settings.styles.mode)
+    pictures = given_pictures(job, inputs)
+    orders = orders_from(args, job, studio.painter.checkpoint, styles, settings.styles.mode, pictures=pictures)
     _require_triton(studio, settings.models.triton_urls)
     return Generation(orders, studio.painter, finishing).run()
 

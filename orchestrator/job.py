@@ -36,6 +36,27 @@ class SignatureRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlRef:
+    """The picture that guides one ControlNet: how much it says, from which share of the steps to which."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureRefs:
+    """Where the pictures lie that a job brings: one to start from, its mask, and those of its ControlNets."""
+
+    source_path: str | None = None
+    strength: float
+    mask_path: str | None = None
+    controls: tuple[ControlRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request for one picture, as a publisher, the HTTP API or the command line wrote it."""
 
@@ -54,6 +75,7 @@ class Job:
     sigmas: str | None = None
     two_pass: bool | None = None
     styles: tuple[StyleRef, ...] = ()
+    pictures: PictureRefs | None = None
     signature: SignatureRef | None = None
     artist_id: int | None = None
     artist_name: str | None = None

@@ -14,6 +14,7 @@ from orchestrator.diffusion.sampling import DEFAULT_SAMPLER, SAMPLERS
 from orchestrator.diffusion.spacing import RESPACINGS, SPACINGS
 from orchestrator.errors import InvalidInput
 from orchestrator.job import Job, PictureFormat, StyleRef
+from orchestrator.pictures import NO_PICTURES, Pictures
 from orchestrator.plan import ASPECT_RATIOS_PX, Plan, make_plan
 from orchestrator.schema import job_from_message, message_from_bytes
 from orchestrator.style_ways import AppliedStyle, StyleMode
@@ -144,6 +145,8 @@ def orders_from(
     checkpoint: CheckpointInfo,
     styles: Sequence[AppliedStyle] = (),
     style_mode: StyleMode = "auto",
+    *,
+    pictures: Pictures = NO_PICTURES,
 ) -> list[Order]:
     """The pictures that were ordered, every one of them ``job`` under a seed of its own, and planned.
 
@@ -155,7 +158,7 @@ def orders_from(
 
     def planned(one: Job) -> Plan:
         drawn = partial(secrets.randbits, DRAWN_SEED_BITS)
-        return make_plan(one, checkpoint, drawn, styles=styles, style_mode=style_mode)
+        return make_plan(one, checkpoint, drawn, pictures, styles=styles, style_mode=style_mode)
 
     seed = planned(job).seed
     jobs = [replace(job, seed=seed + index) for index in range(args.count)]

@@ -7,6 +7,7 @@ from orchestrator.attempt import Attempt, Control, derived_seed
 from orchestrator.denoising import Denoising, Emit, Painter
 from orchestrator.errors import InvalidInput
 from orchestrator.finishing import Finishing, Inputs, Materials, Styles
+from orchestrator.given_pictures import given_pictures
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.picture import MIME_TYPES
 from orchestrator.job import Job, Progress, Succeeded
@@ -35,6 +36,7 @@ class Runner:
     ) -> None:
         self._painter = painter
         self._ledger = ledger
+        self._inputs = inputs
         self._styles = styles
         self._finishing = Finishing(
             checkpoint=painter.checkpoint,
@@ -62,10 +64,12 @@ class Runner:
         control.check()
         with stage("inputs"):
             materials = self._finishing.materials(attempt.job)
+            pictures = given_pictures(attempt.job, self._inputs)
         plan = make_plan(
             attempt.job,
             self._painter.checkpoint,
             lambda: derived_seed(attempt.job),
+            pictures,
             styles=materials.styles,
             style_mode=self._settings.style_mode,
         )

@@ -13,9 +13,11 @@ from typing import Any, NoReturn, get_args
 from orchestrator.errors import InvalidInput
 from orchestrator.fields import Fields
 from orchestrator.job import (
+    ControlRef,
     Failed,
     Job,
     PictureFormat,
+    PictureRefs,
     Position,
     Progress,
     SignatureRef,
@@ -27,6 +29,8 @@ from orchestrator.job import (
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXT_CHARS = 20_000
 MAX_STYLES = 8
+MAX_CONTROLS = 8
+DEFAULT_STRENGTH = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ def job_from_message(message: Mapping[str, Any]) -> Job:
         sigmas=data.text("sigmas", 40) or None,
         two_pass=data.optional_flag("two_pass"),
         styles=_styles(data),
+        pictures=_pictures(data),
         signature=_signature(data, artist_name),
         artist_id=data.optional_integer("artist_id"),
         artist_name=artist_name,
@@ -170,9 +175,35 @@ def _styles(data: Fields) -> tuple[StyleRef, ...]:
     return (first, *listed) if path else tuple(listed)
 
 
+def _pictures(data: Fields) -> PictureRefs | None:
+    """``init_image_path`` with ``strength`` and ``mask_path``, and a list ``controls``; None without a picture."""
+    source_path, mask_path = data.text("init_image_path", 2000) or None, data.text("mask_path", 2000) or None
+    strength = data.optional_number("strength")
+    if source_path is None and mask_path is not None:
+        raise InvalidInput("data.mask_path is given without data.init_image_path; a picture to start from is expected")
+    controls = tuple(
+        ControlRef(
+            name=entry.required_text("name", 100),
+            path=entry.required_text("path", 2000),
+            scale=_or(entry.optional_number("scale"), 1.0),
+            start=_or(entry.optional_number("start"), 0.0),
+            end=_or(entry.optional_number("end"), 1.0),
+        )
+        for entry in data.children("controls", MAX_CONTROLS)
+    )
+    if source_path is None and not controls:
+        return None
+    return PictureRefs(
+        source_path=source_path, strength=_or(strength, DEFAULT_STRENGTH), mask_path=mask_path, controls=controls
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
+
+
 def _weight(fields: Fields, name: str) -> float:
-    weight = fields.optional_number(name)
-    return 1.0 if weight is None else weight
+    return _or(fields.optional_number(name), 1.0)
 
 
 def _signature(data: Fields, artist_name: str | None) -> SignatureRef | None:

@@ -60,6 +60,13 @@ def read_photo(data: bytes, limits: PhotoLimits, *, keep_full: bool = False) -> 
     return Working(np.array(scaled, dtype=np.uint8), original, warnings, full)
 
 
+def read_picture(data: bytes, what: str, limits: PhotoLimits) -> NDArray[np.uint8]:
+    """All pixels of a JPEG, PNG or WebP, uint8 [h,w,3], upright and in sRGB; raises :class:`InvalidInput`."""
+    image = _opened(data, what, limits)
+    upright, _ = _decoded(image, what)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
 def read_mask(data: bytes, working: Working, limits: PhotoLimits) -> NDArray[np.bool_]:
     """Where ``working`` may be changed, bool [h,w], out of a picture of its aspect: white may, black may not."""
     image = _opened(data, "the mask", limits)

@@ -16,7 +16,7 @@ ROWS = {
     "job": 2, "diffusion": 2, "imaging": 2, "fields": 2, "attempt": 2, "trace": 2, "stages": 2, "metering": 2, "backlog": 2, "progress": 2,
     "schema": 3, "plan": 3, "telemetry": 3, "tracing": 3, "clients": 3, "staging": 3, "staging_telemetry": 3, "checkpoint": 3, "pictures": 3, "ledger": 3, "style_files": 3, "style_plot": 3, "style_ways": 3, "merged_folders": 3,
     "pipeline": 4, "endpoints": 4, "conditioning": 4, "merged_models": 4, "mock": 4, "disabled": 4,
-    "runner": 5, "denoising": 5, "finishing": 5, "styles": 5,
+    "runner": 5, "denoising": 5, "finishing": 5, "given_pictures": 5, "styles": 5,
     "worker": 6, "conclusion": 6, "outbox": 6, "api": 6, "generate": 6, "inspect": 6, "style": 6, "dead": 6, "terminal": 6, "orders": 6,
     "app": 7, "__main__": 7, "service": 7, "work": 7, "staging_service": 7, "staging_models": 7, "serve": 7, "evaluate": 7,
 }  # fmt: skip

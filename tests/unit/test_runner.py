@@ -28,7 +28,7 @@ from orchestrator.errors import (
     StorageError,
 )
 from orchestrator.imaging.signing_key import development_key
-from orchestrator.job import Event, Job, Progress, SignatureRef, StyleRef
+from orchestrator.job import ControlRef, Event, Job, PictureRefs, Progress, SignatureRef, StyleRef
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.mock import MockPainter
 from orchestrator.pipeline import PipelineStep, Turns
@@ -90,7 +90,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def attempt(fingerprint: str = "f", **changes: object) -> Attempt:
     fields: dict[str, object] = {"seed": 5, "num_inference_steps": 12, "artist_id": 3} | changes
     places = {name: fields.pop(name) for name in ("number", "life", "redelivered") if name in fields}
-    job = Job(generation_id=8, task_id="t", prompt="sea", **fields)  # type: ignore[arg-type]
+    job = Job(**{"generation_id": 8, "task_id": "t", "prompt": "sea", **fields})  # type: ignore[arg-type]
     return Attempt(job=job, fingerprint=fingerprint, **places)  # type: ignore[arg-type]
 
 
@@ -292,3 +292,42 @@ def test_pictures_of_the_mock_say_that_they_are(bench: Bench) -> None:
 def test_the_key_is_made_once(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     assert development_key(tmp_path / "k", now) == development_key(tmp_path / "k", now)
+
+
+def stored(bench: Bench, name: str, width_px: int, height_px: int) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (width_px, height_px), (200, 180, 160)).save(file, format="PNG")
+    bench.store.objects[f"file:///in/{name}"] = file.getvalue()
+    return f"file:///in/{name}"
+
+
+def test_a_job_that_brings_a_picture_starts_from_it_and_has_its_size(bench: Bench) -> None:
+    refs = PictureRefs(source_path=stored(bench, "a.png", 384, 320), strength=0.5, mask_path=None)
+    painter = Watched()
+    manifest = bench.run(attempt(pictures=refs), painter)
+    assert bench.picture(manifest).shape == (320, 384, 3)
+    assert painter.taken == 6, "half of twelve steps"
+
+
+def test_a_mask_goes_with_the_picture_and_must_have_its_size(bench: Bench) -> None:
+    source = stored(bench, "a.png", 384, 320)
+    fitting = PictureRefs(source_path=source, strength=0.5, mask_path=stored(bench, "m.png", 384, 320))
+    assert bench.picture(bench.run(attempt(pictures=fitting))).shape == (320, 384, 3)
+    other = PictureRefs(source_path=source, strength=0.5, mask_path=stored(bench, "n.png", 320, 320))
+    with pytest.raises(InvalidInput, match="384x320, 320x320 px; one size for all of them"):
+        bench.run(attempt(pictures=other, generation_id=9))
+
+
+@pytest.mark.parametrize(
+    ("refs", "sentence"),
+    [
+        (PictureRefs(source_path="file:///in/none.png", strength=0.5), "data.init_image_path names an object that is"),
+        (PictureRefs(source_path="file:///in/text.png", strength=0.5), "data.init_image_path of 7 bytes is not an im"),
+        (PictureRefs(strength=1.0, controls=(ControlRef(name="pose", path="file:///in/a.png"),)), "built with none"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_refuses_the_job(bench: Bench, refs: PictureRefs, sentence: str) -> None:
+    stored(bench, "a.png", 384, 320)
+    bench.store.objects["file:///in/text.png"] = b"a text."
+    with pytest.raises(InvalidInput, match=sentence):
+        bench.run(attempt(pictures=refs))

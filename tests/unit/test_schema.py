@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
-from orchestrator.job import Failed, Job, Progress, SignatureRef, StyleRef, Succeeded
+from orchestrator.job import ControlRef, Failed, Job, PictureRefs, Progress, SignatureRef, StyleRef, Succeeded
 from orchestrator.schema import (
     MAX_BODY_BYTES,
     Cancel,
@@ -148,6 +148,42 @@ def test_an_artist_name_and_a_signature_config_ask_for_a_written_signature() -> 
 def test_several_styles_keep_their_order_and_weights() -> None:
     job = job_from_message(message(lora_path="a", lora_weight=0.0, styles=[{"path": "b", "weight": 0.5}]))
     assert [(style.path, style.weight) for style in job.styles] == [("a", 0.0), ("b", 0.5)]
+
+
+def test_pictures_to_start_from_and_to_be_guided_by_are_read_with_their_defaults() -> None:
+    controls = [
+        {"name": "depth", "path": "gs://b/d.png", "scale": 0, "end": 0.5},
+        {"name": "canny", "path": "gs://b/c.png"},
+    ]
+    job = job_from_message(message(init_image_path="gs://b/a.png", mask_path="gs://b/m.png", controls=controls))
+    assert job.pictures == PictureRefs(
+        source_path="gs://b/a.png",
+        strength=0.75,
+        mask_path="gs://b/m.png",
+        controls=(
+            ControlRef(name="depth", path="gs://b/d.png", scale=0.0, end=0.5),
+            ControlRef(name="canny", path="gs://b/c.png"),
+        ),
+    )
+
+
+def test_a_strength_without_a_picture_means_nothing() -> None:
+    assert job_from_message(message(strength=0.4)).pictures is None
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"mask_path": "gs://b/m.png"}, "data.mask_path is given without data.init_image_path"),
+        ({"controls": [{"name": "depth"}]}, "data.controls[0].path is missing"),
+        ({"controls": [{"path": "gs://b/d.png"}]}, "data.controls[0].name is missing"),
+        ({"init_image_path": "gs://b/a.png", "strength": "much"}, "data.strength is a string"),
+    ],
+)
+def test_pictures_that_are_half_described_are_refused(data: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        job_from_message(message(**data))
+    assert sentence in str(raised.value)
 
 
 @pytest.mark.parametrize(
