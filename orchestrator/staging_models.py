@@ -14,6 +14,7 @@ from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
 from orchestrator.clients.gate import Batch
 from orchestrator.config import Settings
 from orchestrator.denoising import Painter
+from orchestrator.diffusion.prompt import chunk_prompt
 from orchestrator.diffusion.sampling import SAMPLERS
 from orchestrator.endpoints import Server
 from orchestrator.errors import ConfigError
@@ -24,6 +25,7 @@ from orchestrator.plan import Plan
 from orchestrator.staging.accounts import Tier
 from orchestrator.staging.enlarging import Enlarging
 from orchestrator.staging.own import OwnProvider, OwnSettings, Paint
+from orchestrator.staging.prompts import BUILT_IN, PromptTable, load_prompts
 from orchestrator.staging.survey import DepthSight, Surveyor
 from orchestrator.staging_settings import StagingSettings
 from orchestrator.staging_telemetry import StagingTelemetry
@@ -56,6 +58,7 @@ def build_own(
         return None
     checkpoint = read_checkpoint(settings.models.repository)
     _check(wanted, checkpoint)
+    _check_prompts(load_prompts(wanted.prompts_file or BUILT_IN), checkpoint)
     server = build_models(_hurried(settings), needed(checkpoint, wanted), on_batch)
     networks, shapes = MeteredNetworks(server, telemetry.model_called), Shapes()
     sight = None if checkpoint.depth_size_px is None else DepthSight(networks.depth, checkpoint.depth_size_px)
@@ -109,6 +112,18 @@ def _check(wanted: StagingSettings, checkpoint: CheckpointInfo) -> None:
         )
     if "depth" in checkpoint.controls and checkpoint.depth_size_px is None:
         LOG.warning("%s has a ControlNet for depth, and no network that tells it: it has no say", checkpoint.name)
+
+
+def _check_prompts(prompts: PromptTable, checkpoint: CheckpointInfo) -> None:
+    """Refuses prompts that are longer than the checkpoint reads."""
+    for (room, style), wording in prompts.wordings.items():
+        for text in (wording.prompt, wording.negative_prompt):
+            chunks = len(chunk_prompt(text, checkpoint.tokenizer, checkpoint.max_tokens))
+            if chunks > checkpoint.max_chunks:
+                raise ConfigError(
+                    f"prompts: {room} in {style} fills {chunks} chunks of {checkpoint.max_tokens - 2} tokens; "
+                    f"{checkpoint.name} reads {checkpoint.max_chunks} (STAGING_PROMPTS_FILE)"
+                )
 
 
 def needed(checkpoint: CheckpointInfo, wanted: StagingSettings) -> tuple[str, ...]:

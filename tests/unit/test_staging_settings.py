@@ -91,6 +91,7 @@ def test_a_service_that_could_not_work_does_not_start(changes: dict[str, str], s
         ({}, {"STAGING_SAMPLER": "magic"}, "STAGING_SAMPLER is 'magic'; expected ddim or"),
         ({}, {"STAGING_WORKING_PX": "1536"}, "STAGING_WORKING_PX is 1536; small was built for 256 to 1024 px"),
         ({}, {"STAGING_SIZE_STEP_PX": "32"}, "STAGING_SIZE_STEP_PX is 32; small needs sizes in steps of 64 px"),
+        ({"max_chunks": 1}, {}, "prompts: living_room in modern fills [0-9]+ chunks of 75 tokens; small reads 1"),
         ({}, {"UPSCALE_ENABLED": "true"}, "UPSCALE_ENABLED is true and small was built without an upscaler"),
     ],
 )
@@ -145,4 +146,4 @@ def test_networks_of_our_own_are_not_looked_for_where_nothing_names_them():
 
 def repository(folder: Path, **changes: object) -> None:
     path = write_repository(folder) / "remarque.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_chunks": 64} | changes))
