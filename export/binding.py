@@ -69,6 +69,19 @@ def sources(graph: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for entry in graph.graph.initializer if (name := _get(entry, _SOURCE)) is not None)
 
 
+def asked(initializer: onnx.TensorProto) -> tuple[str, tuple[str, ...]] | None:
+    """The checkpoint tensor that belongs into an initializer, and which of its axes is at each position."""
+    source = _get(initializer, _SOURCE)
+    return None if source is None else (source, tuple((_get(initializer, _AXES) or "").split(",")))
+
+
+def ask(initializer: onnx.TensorProto, source: str, axes: Iterable[str]) -> None:
+    """Have ``source`` put into an initializer when the graph is bound."""
+    del initializer.metadata_props[:]
+    _set(initializer, _SOURCE, source)
+    _set(initializer, _AXES, ",".join(axes))
+
+
 def bind(
     graph: onnx.ModelProto,
     tensors: Mapping[str, NDArray[Any]],

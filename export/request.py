@@ -44,6 +44,8 @@ class Request:
     target: Target | None = None
     timings: Path | None = None
     """The folder of TensorRT's timing caches."""
+    fp8: bool = False
+    """Whether the UNet's engine multiplies in fp8."""
     max_rows: int | None = None
     """Of one execution of the UNet, where it is not what ``specs`` says."""
 

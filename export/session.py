@@ -30,6 +30,8 @@ class Session:
         options.log_severity_level = 3
         # A waiting pool that spins takes the cores from whatever else this machine does meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # It would fuse fp8 into its operators for int8, which then refuse it.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _LOAD_ERRORS as error:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 # Few examples while one works, many where every test runs: `make test` says --hypothesis-profile=many.
 # A busy machine is slow and no test is wrong for that.
-for profile, examples in (("few", 20), ("many", 300)):
+for profile, examples in (("few", 20), ("many", 150)):
     settings.register_profile(
         profile, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

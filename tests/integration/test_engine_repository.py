@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from export import check_engines, engine_record
+from export import calibration, check_engines, engine_record
 from export.build_engines import main
 from tests.fakes.tensorrt import Library
 
@@ -104,6 +104,22 @@ def test_changed_profiles_build_what_they_concern_and_nothing_else(
     said = capsys.readouterr().out.splitlines()
     kept = [line.partition(":")[0] for line in said if "is there already" in line]
     assert kept == ["text_encoder", "vae_decoder", "vae_encoder"]
+
+
+def test_fp8_builds_the_unets_engine_anew_and_no_other(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, small in (("PICTURES", 1), ("STEPS", 1), ("EDGE", 32)):
+        monkeypatch.setattr(calibration, name, small)
+
+    assert machine.build("--fp8") == 0
+
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("unet: calibrate") and "129 layers in fp8" in line for line in said), said
+    kept = [line.partition(":")[0] for line in said if "is there already" in line]
+    assert kept == ["text_encoder", "vae_decoder", "vae_encoder"]
+    assert machine.build("--fp8") == 0
+    assert capsys.readouterr().out.count("is there already, made of the same") == len(NETWORKS)
 
 
 def test_style_is_built_beside_its_base_and_a_second_one_holds_nothing_of_it(machine: Machine, tmp_path: Path) -> None:
