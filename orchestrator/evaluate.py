@@ -148,7 +148,7 @@ class Evaluation:
             entry=entry,
             before=_written(self._out / "pictures" / f"{entry.id}-before.png", _png(task.picture)),
             after=self._fetched(entry, str(answer["staged_key"])),
-            verdict=self._judge.verdict(task.picture, pixels, task.mask, entry.style),
+            verdict=self._judge.verdict(task.picture, pixels, task.mask, entry.style, told=task.inverse_depth),
             seed=task.seed,
             strength=task.strength,
             duration_ms=round((time.monotonic() - begun_s) * 1000),

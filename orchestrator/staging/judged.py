@@ -87,7 +87,7 @@ class JudgedProvider:
     def _made(self, task: Task, staged: StagedPicture, watch: Watch, attempt: int) -> _Made:
         pixels = composite(task.picture, staged.pixels, task.mask)
         try:
-            verdict = self._judge.verdict(task.picture, pixels, task.mask, task.style)
+            verdict = self._judge.verdict(task.picture, pixels, task.mask, task.style, told=task.inverse_depth)
         except RemarqueError as error:
             watch.check()
             LOG.warning("a picture was judged without its depth: %s", error)

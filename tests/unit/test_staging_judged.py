@@ -76,7 +76,7 @@ class Painter:
 class ByGrey(Judge):
     """Scores a picture by how light it is; a half passes."""
 
-    def verdict(self, working, staged, mask, style) -> Verdict:
+    def verdict(self, working, staged, mask, style, *, told=None) -> Verdict:
         if self.sight is not None:
             raise ModelUnavailable("no depth")
         score = float(staged[16, 16, 0]) / 200

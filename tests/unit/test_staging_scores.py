@@ -157,6 +157,14 @@ def test_depth_in_another_unit_is_the_same_depth():
     assert (verdict.scores["depth_outside"], verdict.unjudged) == (1.0, (NO_STYLES,))
 
 
+def test_depth_that_is_known_is_not_asked_for_again():
+    asked = []
+    seen = sight(ramp())
+    once = Sight(lambda picture: asked.append(picture) or ramp(), seen.floor)
+    assert Judge(once).verdict(room(), chest(), MASK, "modern", told=ramp()).scores["depth_outside"] == 1.0
+    assert len(asked) == 1
+
+
 def test_a_room_of_another_depth_fails():
     verdict = judged(chest(), Judge(sight(ramp().T.copy().reshape(HEIGHT, WIDTH))))
     assert {"depth_outside", "depth_border"} <= set(verdict.reasons)

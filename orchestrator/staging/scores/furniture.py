@@ -4,12 +4,14 @@ from typing import Final
 
 import numpy as np
 
+from orchestrator.staging.scores.lab import dilated, eroded
 from orchestrator.staging.scores.pieces import Piece
 from orchestrator.staging.scores.scene import Scene
 
 LOWEST_M: Final = 0.2
 HIGHEST_M: Final = 2.6
 WIDEST_M: Final = 6.0
+SOLID_PX: Final = 4
 # How much of a piece's height its feet may be apart in, seen in perspective.
 FEET: Final = 0.3
 
@@ -18,12 +20,13 @@ def furniture(scene: Scene) -> dict[str, float]:
     """Measures, all shares: of the mask that is ``furnished`` and left ``open``, of the change in ``whole`` pieces,
     and of the pieces' area what is ``standing`` and of a believable ``size``.
 
-    Outlines furnish nothing, so lines do not count as furnished; painted over they have.
+    Outlines furnish nothing, so only what is wider than a line counts as furnished.
     """
+    solid = dilated(eroded(scene.changed, SOLID_PX), SOLID_PX) & scene.changed
     mask_px, changed_px = max(int(scene.mask.sum()), 1), int(scene.changed.sum())
     whole_px = sum(piece.area_px for piece in scene.pieces)
     return {
-        "furnished": int(scene.covered.sum()) / mask_px,
+        "furnished": int(solid.sum()) / mask_px,
         "open": 1 - changed_px / mask_px,
         "whole": whole_px / changed_px if changed_px else 0.0,
         "standing": _share(scene, [_standing(scene, piece) for piece in scene.pieces]),

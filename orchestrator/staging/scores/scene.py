@@ -47,8 +47,17 @@ class Scene:
     depths: tuple[Plane, Plane] | None
 
 
-def scene_of(working: NDArray[np.uint8], staged: NDArray[np.uint8], mask: Mask, sight: Sight | None = None) -> Scene:
-    """What the scores look at; ``working`` and ``staged`` are uint8 [h,w,3], ``mask`` [h,w] says what may differ."""
+def scene_of(
+    working: NDArray[np.uint8],
+    staged: NDArray[np.uint8],
+    mask: Mask,
+    sight: Sight | None = None,
+    told: NDArray[np.float32] | None = None,
+) -> Scene:
+    """What the scores look at; ``working`` and ``staged`` are uint8 [h,w,3], ``mask`` [h,w] says what may differ.
+
+    ``told`` is the inverse depth of ``working`` where it is known already.
+    """
     same = np.logical_and.reduce([working[..., channel] == staged[..., channel] for channel in range(3)])[~mask]
     small = [_small(picture) for picture in (working, staged)]
     small_mask = np.asarray(_sized(Image.fromarray(mask.astype(np.uint8) * 255))) >= 128
@@ -57,7 +66,10 @@ def scene_of(working: NDArray[np.uint8], staged: NDArray[np.uint8], mask: Mask, 
     changed = (apart > CHANGED_LAB) & small_mask
     covered = dilated(eroded(changed, 2), 2) & changed
     least_px = round(LEAST_PIECE * changed.size)
-    depths = None if sight is None else (_plane(sight.depth(working), before), _plane(sight.depth(staged), before))
+    depths = None
+    if sight is not None:
+        known = sight.depth(working) if told is None else told
+        depths = _plane(known, before), _plane(sight.depth(staged), before)
     floor = None if sight is None or depths is None else sight.floor(depths[0])
     return Scene(
         before=before,

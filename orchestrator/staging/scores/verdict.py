@@ -51,9 +51,14 @@ class Judge:
         staged: NDArray[np.uint8],
         mask: Mask,
         style: StagingStyle | None,
+        *,
+        told: NDArray[np.float32] | None = None,
     ) -> Verdict:
-        """On a staged picture and the photograph it was made from, uint8 [h,w,3]; ``mask`` is bool [h,w]."""
-        scene = scene_of(working, staged, mask, self.sight)
+        """On a staged picture and the photograph it was made from, uint8 [h,w,3]; ``mask`` is bool [h,w].
+
+        ``told`` is the photograph's inverse depth [h,w] where it is known already.
+        """
+        scene = scene_of(working, staged, mask, self.sight, told)
         measures = measures_of(scene)
         unjudged = [] if self.sight is not None else [NO_DEPTH]
         if self.styles is None or style is None:
