@@ -40,7 +40,7 @@ bench-sd15: $(VENV)/.bench $(STATE)/.services  ## SD 1.5's full size, random wei
 	@$(BIN)/python -m benchmarks.run --suite sd15
 
 lock: $(VENV)/.test  ## Pin the worker image's libraries again, with their hashes
-	@$(PIP) install uv && $(BIN)/uv pip compile -q pyproject.toml --extra traces -c constraints.txt --generate-hashes \
+	@$(PIP) install uv && $(BIN)/uv pip compile -q pyproject.toml --extra traces --extra staging -c constraints.txt --generate-hashes \
 	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --custom-compile-command "make lock" \
 	  -o deploy/docker/requirements.txt
 
