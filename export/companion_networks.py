@@ -33,7 +33,8 @@ class DepthEstimator(nn.Module):
 
     def forward(self, sample: Tensor) -> Tensor:
         picture = sample.float().permute(0, 3, 1, 2) * self.scale
-        told = self.network(pixel_values=(picture - self.get_buffer("mean")) / self.get_buffer("std")).predicted_depth
+        seen = (picture - self.get_buffer("mean")) / self.get_buffer("std")
+        told: Tensor = self.network(pixel_values=seen).predicted_depth
         size = tuple(sample.shape[1:3])
         if tuple(told.shape[1:]) != size:
             told = functional.interpolate(told.unsqueeze(1), size=size, mode="bilinear").squeeze(1)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import specs
+from export import specs, to_tensorrt
 from export.binding import bind
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.companions import with_depth, with_upscaler
+from export.profiles import profiles_of
 from export.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ to_onnx = pytest.importorskip("export.to_onnx")
 verify = pytest.importorskip("export.verify").verify
 compact = pytest.importorskip("export.compact_upscaler")
 
+SHAPE = {"num_feat": 8, "num_conv": 2, "upscale": 3}
 NORMALISED = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
 
 
@@ -50,6 +52,15 @@ def depth_anything() -> Any:
         backbone_config=transformers.Dinov2Config(**sizes, **stages), reassemble_hidden_size=32, patch_size=14, **necks
     )
     return transformers.DepthAnythingForDepthEstimation(shape)
+
+
+def awake(network: Any) -> Any:
+    """With a last layer that says something: a network that never learned ends below zero, and so in nothing."""
+    *_, last = (each for each in network.modules() if isinstance(each, torch.nn.Conv2d) and each.out_channels == 1)
+    with torch.no_grad():
+        last.weight.normal_()
+        last.bias.fill_(1.0)
+    return network.eval()
 
 
 # The network, the edge it sees, how it sees, and whether it says metres.
@@ -86,7 +97,7 @@ def test_depth_graph_says_what_the_network_says_nearer_being_larger(
 ) -> None:
     make, edge_px, seen, says_metres = DEPTH[kind]
     torch.manual_seed(1)
-    network = make().eval()
+    network = awake(make())
     network.save_pretrained(tmp_path / kind)
     said = {"size": {"height": edge_px, "width": edge_px}, **seen}
     (tmp_path / kind / "preprocessor_config.json").write_text(json.dumps(said))
@@ -122,22 +133,28 @@ def published_compact(picture: Any, weights: dict[str, Any], layers: int, factor
     return cells.reshape(rows, channels, factor * height, factor * width) + enlarged
 
 
-def test_upscaler_graph_gives_the_published_networks_picture_at_any_size(demo: Checkpoint, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def upscaler(demo: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, specs.Graph, Path]:
+    """An upscaler of random weights beside the demo's checkpoint, and its built graph."""
     from safetensors.torch import save_file
 
     torch.manual_seed(2)
-    shape = {"num_feat": 8, "num_conv": 2, "upscale": 3}
-    weights = compact.CompactUpscaler(compact.Shape(**shape)).state_dict()
-    folder = tmp_path / "upscaler"
-    folder.mkdir()
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"_class_name": "SRVGGNetCompact", "act_type": "prelu", **shape}))
+    folder = tmp_path_factory.mktemp("upscaler")
+    save_file(compact.CompactUpscaler(compact.Shape(**SHAPE)).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"_class_name": "SRVGGNetCompact", "act_type": "prelu", **SHAPE}))
     checkpoint = with_upscaler(demo, folder)
-    graph, path = build("upscaler", checkpoint, tmp_path)
+    return checkpoint, *build("upscaler", checkpoint, folder)
+
+
+def test_upscaler_graph_gives_the_published_networks_picture_at_any_size(
+    upscaler: tuple[Checkpoint, specs.Graph, Path],
+) -> None:
+    checkpoint, graph, path = upscaler
 
     (difference,) = verify(graph, path, checkpoint, specs.Precision.FP32)
 
     assert difference.share <= difference.allowed
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.weights("upscaler").items()}
     picture = np.random.default_rng(0).integers(0, 256, (2, 21, 34, 3), dtype=np.uint8)
     with torch.no_grad():
         values = published_compact(torch.from_numpy(picture).permute(0, 3, 1, 2) / 255, weights, 2, 3)
@@ -145,3 +162,15 @@ def test_upscaler_graph_gives_the_published_networks_picture_at_any_size(demo: C
     answer = Session(path).run({"sample": picture})["upscaled"]
     assert answer.shape == (2, 63, 102, 3)
     assert np.abs(answer.astype(int) - expected).max() <= 1
+
+
+def test_upscaler_becomes_an_engine(upscaler: tuple[Checkpoint, specs.Graph, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    _, graph, path = upscaler
+    profiles = profiles_of(graph, graph.batching[specs.Device.GPU], ((512, 512),))
+    order = to_tensorrt.Order(graph, specs.Runtime.TENSORRT_RTX, profiles, (89,))
+
+    engine = to_tensorrt.build_engine(path, order, tmp_path / "model.plan")
+
+    assert engine.size_bytes == (tmp_path / "model.plan").stat().st_size
+    assert len(engine.activations_bytes) == 2
