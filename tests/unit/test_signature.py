@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -37,6 +38,7 @@ def file_of(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
+@cache
 def solid(width: int = 300, height: int = 100) -> Mark:
     return load_signature(file_of(Image.new("RGBA", (width, height), (*INK, 255))))
 
