@@ -188,7 +188,7 @@ def styles(**likeness: float) -> StyleScores:
     return StyleScores(np.zeros((len(STAGING_STYLES), FEATURES)), offsets)
 
 
-@pytest.mark.parametrize(("likeness", "passed"), [({"modern": 5.0}, True), ({"industrial": 9.0}, False)])
+@pytest.mark.parametrize(("likeness", "passed"), [({"modern": 5.0}, True), ({"industrial": 90.0}, False)])
 def test_the_style_that_was_asked_for_must_be_likely(likeness: dict[str, float], passed: bool):
     verdict = judged(chest(), Judge(styles=styles(**likeness)))
     assert ("style" not in verdict.reasons, verdict.unjudged) == (passed, (NO_DEPTH,))
