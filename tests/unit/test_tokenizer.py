@@ -75,9 +75,9 @@ def test_information_separators_are_no_white_space():
 
 
 def test_a_word_of_ten_thousand_letters_takes_under_a_second():
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process: others may have the machine meanwhile
     small_tokenizer().encode("reboat" * 1700)
-    assert time.perf_counter() - begin < 1.0
+    assert time.process_time() - begin < 1.0
 
 
 def test_a_saved_tokenizer_reads_back_equal(tmp_path: Path):
