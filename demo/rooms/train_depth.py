@@ -90,6 +90,7 @@ def train(network: Any, rooms: Rooms, minutes: float, seed: int, batch: int, pea
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network.train()
+    network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak_lr, weight_decay=0.01)
     begin = time.process_time()
     step = 0
@@ -102,7 +103,8 @@ def train(network: Any, rooms: Rooms, minutes: float, seed: int, batch: int, pea
             pictures, depth_m = functional.avg_pool2d(pictures, 2), depth_m[:, ::2, ::2]
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
-            made = network(pixel_values=pictures).predicted_depth
+            seen = pictures.contiguous(memory_format=torch.channels_last)
+            made = network(pixel_values=seen).predicted_depth
         loss = loss_of(made, depth_m)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
