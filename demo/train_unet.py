@@ -21,7 +21,7 @@ import torch.distributed as ranks
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -115,9 +115,11 @@ def noise_like(latents: Tensor) -> Tensor:
     )
 
 
-def mistake_captions(texts: list[str], timesteps: Tensor, rng: random.Random) -> list[str]:
-    """The captions, some replaced by a neighbour's: none below timestep 400, `WRONG_CAPTIONS` of them from 750 on."""
-    share = ((timesteps - 400) / 350).clamp(0, 1) * WRONG_CAPTIONS
+def mistake_captions(
+    texts: list[str], timesteps: Tensor, rng: random.Random, most: float = WRONG_CAPTIONS
+) -> list[str]:
+    """The captions, some replaced by a neighbour's: none below timestep 400, a share of ``most`` from 750 on."""
+    share = ((timesteps - 400) / 350).clamp(0, 1) * most
     return [texts[index - 1] if rng.random() < share[index] else text for index, text in enumerate(texts)]
 
 
@@ -165,14 +167,14 @@ def load_readers(args: argparse.Namespace) -> Readers:
     )
 
 
-def share_weights(unet: UNet2DConditionModel, spent: float) -> float:
+def share_weights(networks: nn.Module, spent: float) -> float:
     """Averages the weights of all processes (local SGD, Stich 2018); returns the largest share of time spent."""
     with torch.no_grad():
-        flat = torch.cat([weights.flatten() for weights in unet.parameters()] + [torch.tensor([spent])])
+        flat = torch.cat([weights.flatten() for weights in networks.parameters()] + [torch.tensor([spent])])
         ranks.all_reduce(flat)
         flat /= ranks.get_world_size()
         begin = 0
-        for weights in unet.parameters():
+        for weights in networks.parameters():
             weights.copy_(flat[begin : begin + weights.numel()].view_as(weights))
             begin += weights.numel()
     return float(flat[-1])

@@ -35,13 +35,15 @@ class Shard:
 
 def edges_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Canny's edges of a picture [h,w,3], 0 or 255, [h,w]."""
-    return np.asarray(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), np.uint8)
+    edges: NDArray[np.uint8] = np.asarray(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), np.uint8)
+    return edges
 
 
 def depth_of(inverse_depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Inverse depth [h,w] as a ControlNet sees it: 0 is the farthest, 255 the nearest of the picture."""
     low, high = float(inverse_depth.min()), float(inverse_depth.max())
-    return np.rint((inverse_depth - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    seen: NDArray[np.uint8] = np.rint((inverse_depth - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    return seen
 
 
 def paint(first: int, rows: int, columns: int) -> Shard:
@@ -54,16 +56,22 @@ def paint(first: int, rows: int, columns: int) -> Shard:
         empty.append(block_latents(before.picture[None])[0])
         edges.append(np.packbits(edges_of(before.picture) > 0, axis=-1))
         depth.append(depth_of(before.inverse_depth)[::4, ::4])
-    halves = [np.stack(latents).astype(np.float16) for latents in (furnished, empty)]
-    return Shard(first, *halves, np.stack(edges), np.stack(depth))
+    after_all, before_all = (np.stack(latents).astype(np.float16) for latents in (furnished, empty))
+    return Shard(first, after_all, before_all, np.stack(edges), np.stack(depth))
 
 
 def save(shard: Shard, folder: Path) -> None:
     """Writes the shard under its size and first room; it appears only once it is whole."""
     rows, columns = shard.furnished.shape[2:]
     unfinished = folder / f"unfinished-{shard.first}.npz"
-    arrays = {"furnished": shard.furnished, "empty": shard.empty, "edges": shard.edges, "depth": shard.depth}
-    np.savez(unfinished, allow_pickle=False, **arrays)
+    np.savez(
+        unfinished,
+        allow_pickle=False,
+        furnished=shard.furnished,
+        empty=shard.empty,
+        edges=shard.edges,
+        depth=shard.depth,
+    )
     unfinished.rename(folder / f"{rows}x{columns}-{shard.first:06d}.npz")
 
 

@@ -36,7 +36,15 @@ from demo.rooms.captions import empty_caption, furnished_caption, unwanted
 from demo.rooms.paint import load
 from demo.rooms.rooms import Room, room_of
 from demo.rooms.train_text import POOLED, WIDTHS
-from demo.train_unet import LEAST_WEIGHT, MIN_SNR, alphas_cumprod, learning_rate, noise_like
+from demo.train_unet import (
+    LEAST_WEIGHT,
+    MIN_SNR,
+    alphas_cumprod,
+    learning_rate,
+    mistake_captions,
+    noise_like,
+    share_weights,
+)
 
 TIME_WIDTH = 16
 CONTROLS = ("depth", "canny")
@@ -195,7 +203,8 @@ def spread_evenly(embedding: Any, pictures: Tensor) -> None:
 def fix_embeddings(networks: nn.ModuleDict, pool: Pool, fresh: bool) -> None:
     """From now on a ControlNet is given what its fixed layers made of a picture; ``fresh`` ones are spread first."""
     for name in CONTROLS:
-        embedding = networks[name].controlnet_cond_embedding
+        network: Any = networks[name]
+        embedding = network.controlnet_cond_embedding
         if fresh:
             samples = next(iter(pool.samples.values()))[:24]
             spread_evenly(embedding, torch.stack([control_picture(name, one) for one in samples]))
@@ -240,7 +249,7 @@ def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas:
     noisy = a.sqrt() * under + (1 - a).sqrt() * noise_like(batch.wanted)
     noise = (noisy - a.sqrt() * batch.wanted) / (1 - a).sqrt()
     velocity = a.sqrt() * noise - (1 - a).sqrt() * batch.wanted
-    states, pooled = reader(_mistaken(batch.texts, timesteps, rng))
+    states, pooled = reader(mistake_captions(batch.texts, timesteps, rng, WRONG_CAPTIONS))
     size = torch.tensor([[rows * BLOCK_PX, columns * BLOCK_PX, 0, 0, rows * BLOCK_PX, columns * BLOCK_PX]])
     told = {"text_embeds": pooled, "time_ids": size.float().expand(count, -1)}
     with torch.autocast("cpu", torch.bfloat16):
@@ -262,12 +271,12 @@ def _predicted(
     controls: dict[str, Tensor],
 ) -> Tensor:
     """The UNet's v, with what the ControlNets that are shown something add to it."""
-    down, middle = None, None
+    down, middle, unet = None, None, networks["unet"]
     for name, picture in controls.items():
         downs, mid = networks[name](noisy, timesteps, states, picture, added_cond_kwargs=told, return_dict=False)
         down = downs if down is None else [one + other for one, other in zip(down, downs, strict=True)]
         middle = mid if middle is None else middle + mid
-    made: Tensor = networks["unet"](
+    made: Tensor = unet(
         noisy,
         timesteps,
         states,
@@ -278,25 +287,6 @@ def _predicted(
     return made
 
 
-def _mistaken(texts: list[str], timesteps: Tensor, rng: random.Random) -> list[str]:
-    """Some captions at the noisiest steps replaced by a neighbour's: see `demo.train_unet.mistake_captions`."""
-    share = ((timesteps - 400) / 350).clamp(0, 1) * WRONG_CAPTIONS
-    return [texts[index - 1] if rng.random() < share[index] else text for index, text in enumerate(texts)]
-
-
-def share_weights(networks: nn.Module, spent: float) -> float:
-    """Averages the weights of all processes (local SGD, Stich 2018); returns the mean share of time spent."""
-    with torch.no_grad():
-        flat = torch.cat([weights.flatten() for weights in networks.parameters()] + [torch.tensor([spent])])
-        ranks.all_reduce(flat)
-        flat /= ranks.get_world_size()
-        begin = 0
-        for weights in networks.parameters():
-            weights.copy_(flat[begin : begin + weights.numel()].view_as(weights))
-            begin += weights.numel()
-    return float(flat[-1])
-
-
 def shown(rng: random.Random) -> tuple[str, ...]:
     """Which ControlNets see something in the next batch."""
     return rng.choices(((), ("depth",), ("canny",), CONTROLS), (0.4, 0.2, 0.2, 0.2))[0]
@@ -304,6 +294,7 @@ def shown(rng: random.Random) -> tuple[str, ...]:
 
 def save(networks: nn.ModuleDict, out: Path) -> None:
     """Writes `unet`, `controlnet_depth` and `controlnet_canny`."""
+    network: Any
     for name, network in networks.items():
         network.save_pretrained(out / ("unet" if name == "unet" else f"controlnet_{name}"))
 
@@ -369,6 +360,7 @@ def run(rank: int, args: argparse.Namespace) -> None:
     networks = load_networks(args.resume) if args.resume else new_networks()
     if args.resume is None:
         start_from_scenes(networks, UNet2DConditionModel.from_pretrained(args.scenes))
+    network: Any
     for network in networks.values():
         network.set_attn_processor(AttnProcessor())
     train(networks, args)
