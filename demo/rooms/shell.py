@@ -10,6 +10,8 @@ from demo.rooms.rooms import Opening, Room
 
 FRAME: Rgb = (244, 244, 242)
 _SKIRTING_M = 0.09
+_BEHIND_M = -1.0
+"""Walls go on behind whoever looks, so that a turned camera does not see past them."""
 _PLANK_M = 0.24
 
 Along = Callable[[float, float, float], tuple[float, float, float]]
@@ -23,25 +25,27 @@ def floor(room: Room) -> list[Face]:
     if not room.planks:
         return [_flat(-half, half, deep, room.floor)]
     edges = [-half + i * _PLANK_M for i in range(int(room.width / _PLANK_M) + 1)]
-    return [
+    planks = [
         _flat(left, min(left + _PLANK_M, half), deep, _toned(room.floor, 1 + rng.uniform(-0.05, 0.05)))
         for left in edges
         if left < half
     ]
+    # Two planks may leave a pixel between them to neither.
+    return [_flat(-half, half, deep, room.floor, -0.002), *planks]
 
 
 def shell(room: Room) -> list[Face]:
     """Walls, ceiling, skirting boards, windows and doors."""
-    half, deep, high = room.width / 2, room.depth, room.height
+    half, deep, high, near = room.width / 2, room.depth, room.height, _BEHIND_M
     white: Rgb = (246, 245, 242)
     faces = [
         face(((-half, 0, deep), (half, 0, deep), (half, high, deep), (-half, high, deep)), room.feature_wall),
-        face(((-half, 0, 0), (-half, 0, deep), (-half, high, deep), (-half, high, 0)), _toned(room.wall, 0.97)),
-        face(((half, 0, 0), (half, 0, deep), (half, high, deep), (half, high, 0)), _toned(room.wall, 0.94)),
-        face(((-half, high, 0), (half, high, 0), (half, high, deep), (-half, high, deep)), white),
+        face(((-half, 0, near), (-half, 0, deep), (-half, high, deep), (-half, high, near)), _toned(room.wall, 0.97)),
+        face(((half, 0, near), (half, 0, deep), (half, high, deep), (half, high, near)), _toned(room.wall, 0.94)),
+        face(((-half, high, near), (half, high, near), (half, high, deep), (-half, high, deep)), white),
     ]
     for wall, length in (("back", half), ("left", deep), ("right", deep)):
-        at, start = _wall(room, wall), -half if wall == "back" else 0.0
+        at, start = _wall(room, wall), -half if wall == "back" else near
         faces.append(_panel(at, (start, length), (0, _SKIRTING_M), white, 0.012))
     for opening in room.openings:
         faces += _door(room, opening) if opening.door else _window(room, opening)
@@ -70,8 +74,8 @@ def fixtures(room: Room) -> list[Face]:
     return faces
 
 
-def _flat(left: float, right: float, deep: float, colour: Rgb) -> Face:
-    return face(((left, 0, 0), (right, 0, 0), (right, 0, deep), (left, 0, deep)), colour)
+def _flat(left: float, right: float, deep: float, colour: Rgb, up: float = 0.0) -> Face:
+    return face(((left, up, _BEHIND_M), (right, up, _BEHIND_M), (right, up, deep), (left, up, deep)), colour)
 
 
 def _wall(room: Room, wall: str) -> Along:
