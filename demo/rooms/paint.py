@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from demo.latents import BLOCK_PX, block_latents
 from demo.rooms.rooms import room_of
 from demo.rooms.view import render_pair
+from orchestrator.imaging.opencv import Shapes
+from orchestrator.staging.controls import canny_picture, depth_picture
 
 SHARD = 50
 
@@ -33,29 +34,17 @@ class Shard:
     depth: NDArray[np.uint8]
 
 
-def edges_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Canny's edges of a picture [h,w,3], 0 or 255, [h,w]."""
-    edges: NDArray[np.uint8] = np.asarray(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), np.uint8)
-    return edges
-
-
-def depth_of(inverse_depth: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Inverse depth [h,w] as a ControlNet sees it: 0 is the farthest, 255 the nearest of the picture."""
-    low, high = float(inverse_depth.min()), float(inverse_depth.max())
-    seen: NDArray[np.uint8] = np.rint((inverse_depth - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-    return seen
-
-
 def paint(first: int, rows: int, columns: int) -> Shard:
     """Draws 50 rooms at 8 times this size."""
     width, height = columns * BLOCK_PX, rows * BLOCK_PX
     furnished, empty, edges, depth = [], [], [], []
+    shapes = Shapes()
     for number in range(first, first + SHARD):
         before, after = render_pair(room_of(number), width, height, supersampling=1)
         furnished.append(block_latents(after.picture[None])[0])
         empty.append(block_latents(before.picture[None])[0])
-        edges.append(np.packbits(edges_of(before.picture) > 0, axis=-1))
-        depth.append(depth_of(before.inverse_depth)[::4, ::4])
+        edges.append(np.packbits(canny_picture(before.picture, shapes)[..., 0] > 0, axis=-1))
+        depth.append(depth_picture(before.inverse_depth)[::4, ::4, 0])
     after_all, before_all = (np.stack(latents).astype(np.float16) for latents in (furnished, empty))
     return Shard(first, after_all, before_all, np.stack(edges), np.stack(depth))
 
@@ -96,7 +85,6 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", required=True, help="latent rows x columns:first room:count, in order")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for first, rows, columns in wanted(args.shape):
         save(paint(first, rows, columns), args.out)

@@ -6,7 +6,7 @@ lies over the empty room instead of the furnished one, and the furnished one is 
 from the empty room, and traces of a bare floor must not mean that it stays bare. And latents that furniture changes
 weigh more than the walls around it, which staging keeps from the photograph anyway.
 
-Nearly all of a ControlNet's cost lies in the layers that bring its picture down to the latents' size. Here they are
+Three quarters of a ControlNet's cost lie in the layers that bring its picture down to the latents' size. Here they are
 random, of unit variance (Mishkin & Matas, 2016), and stay so: what they make of a room is computed once.
 """
 
