@@ -42,6 +42,7 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
         "max_chunks": specs.MAX_CHUNKS,
         "min_size_px": architecture.family.edges_px[0],
         "max_size_px": architecture.family.edges_px[1],
+        **_native_size(checkpoint),
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
         "layers": layers_of(checkpoint),
         **styles_of(graphs),
@@ -52,6 +53,12 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
         **({"upscaler": {"factor": architecture.upscale_factor}} if architecture.upscale_factor else {}),
         "preview": fit_preview(decode, architecture.latent_channels),
     }
+
+
+def _native_size(checkpoint: Checkpoint) -> dict[str, int]:
+    """The edge that the UNet was trained at, where its config says one."""
+    edge = checkpoint.configs["unet"].get("sample_size")
+    return {"native_size_px": edge * checkpoint.architecture.vae_scale_factor} if isinstance(edge, int) else {}
 
 
 def layers_of(checkpoint: Checkpoint) -> dict[str, dict[str, list[int]]]:

@@ -69,7 +69,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "scheduler": _SD1_SCHEDULER,
         "text_encoder": _TINY_CLIP,
         "unet": {
-            "sample_size": 32,
+            "sample_size": 64,
             "block_out_channels": (32, 64),
             "layers_per_block": 1,
             "attention_head_dim": 2,
@@ -120,7 +120,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "text_encoder": _TINY_CLIP,
         "text_encoder_2": {**_TINY_CLIP, "hidden_size": 48, "hidden_act": "gelu", "projection_dim": 40},
         "unet": {
-            "sample_size": 32,
+            "sample_size": 128,
             "block_out_channels": (32, 64),
             "layers_per_block": 1,
             "transformer_layers_per_block": (1, 2),

@@ -25,10 +25,9 @@ MAX_CHUNKS = 3
 class Layout:
     """What the checkpoints of a family have in common.
 
-    ``native_size_px`` is the edge they were trained at; larger squares repeat their subject unless made in two passes.
-    ``size_step_px`` follows from how often the UNet halves the latents, which are 8 px wide. What the
-    ``text_encoders`` say is put side by side; ``is_told_sizes`` where the UNet also reads the last one's pooled output
-    and the size of the picture.
+    ``native_size_px`` is the edge they are trained at where one does not say otherwise. ``size_step_px`` follows from
+    how often the UNet halves the latents, which are 8 px wide. What the ``text_encoders`` say is put side by side;
+    ``is_told_sizes`` where the UNet also reads the last one's pooled output and the size of the picture.
     """
 
     native_size_px: int
@@ -62,6 +61,8 @@ class CheckpointInfo:
     embeddings are zeros, and not those of an empty text. ``depth_size_px`` is the edge of the square that the model
     ``depth`` reads, ``upscale_factor`` how much larger ``upscaler`` makes a picture; None where there is none.
     ``is_inpainting``: the UNet sees a mask and the masked picture's latents besides, and paints nothing without them.
+    ``native_size_px`` is the edge that the UNet was trained at; much larger pictures repeat their subject unless they
+    are made in two passes.
     """
 
     name: str
@@ -77,6 +78,7 @@ class CheckpointInfo:
     min_size_px: int
     max_size_px: int
     size_step_px: int
+    native_size_px: int
     style_layout: StyleLayout
     layers: Layers
     preview: Preview
@@ -91,10 +93,6 @@ class CheckpointInfo:
     @property
     def layout(self) -> Layout:
         return LAYOUTS[self.family]
-
-    @property
-    def native_size_px(self) -> int:
-        return self.layout.native_size_px
 
 
 def read_checkpoint(repository: Path) -> CheckpointInfo:
@@ -148,6 +146,7 @@ def _from_fields(fields: Mapping[str, Any], tokenizer: Tokenizer) -> CheckpointI
         depth_size_px=_count_of(fields, "depth", "size_px"),
         upscale_factor=_count_of(fields, "upscaler", "factor"),
         is_inpainting=bool(fields.get("inpainting", False)),
+        native_size_px=int(fields.get("native_size_px", LAYOUTS[fields["family"]].native_size_px)),
     )
 
 

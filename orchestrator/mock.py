@@ -49,6 +49,7 @@ def mock_checkpoint() -> CheckpointInfo:
         min_size_px=256,
         max_size_px=1024,
         size_step_px=64,
+        native_size_px=512,
         style_layout=NO_LAYOUT,
         layers={},
         preview=Preview(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.5, 0.5, 0.5)),

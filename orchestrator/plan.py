@@ -177,22 +177,35 @@ def _passes(
         levels = checkpoint.schedule.levels(sampler, steps, spacing, sigmas, strength=strength)
         return Pass(width_px=width_px, height_px=height_px, strength=strength, levels=levels)
 
-    native_area, area = checkpoint.native_size_px**2, math.prod(size)
     # A picture that is there already says what is where: nothing repeats, however large.
     if pictures.size_px is not None and job.two_pass:
         raise InvalidInput("two_pass is asked for with a picture to start from or to be guided by; one pass is served")
-    is_direct = job.two_pass is None and (pictures.size_px is not None or area <= DIRECT_AREA * native_area)
+    is_direct = job.two_pass is None and (pictures.size_px is not None or not repeats(size, checkpoint))
     if job.two_pass is False or is_direct:
         return (one(*size, pictures.strength),)
-    if area <= native_area:
-        edge_px = checkpoint.native_size_px
+    edge_px = checkpoint.native_size_px
+    if math.prod(size) <= edge_px**2:
         raise InvalidInput(
             f"two_pass is asked for at {size[0]}x{size[1]} px; it is served above {edge_px}x{edge_px} px"
         )
-    scale, step_px = math.sqrt(native_area / area), checkpoint.size_step_px
+    return one(*base_size(size, checkpoint), 1.0), one(*size, second_strength(steps))
+
+
+def repeats(size: tuple[int, int], checkpoint: CheckpointInfo) -> bool:
+    """Whether the checkpoint would repeat its subject in a picture of this width and height, made in one pass."""
+    return math.prod(size) > DIRECT_AREA * checkpoint.native_size_px**2
+
+
+def base_size(size: tuple[int, int], checkpoint: CheckpointInfo) -> tuple[int, int]:
+    """Width and height at the checkpoint's own area, of nearly the same aspect."""
+    scale, step_px = checkpoint.native_size_px / math.sqrt(math.prod(size)), checkpoint.size_step_px
     width_px, height_px = (max(checkpoint.min_size_px, round(edge_px * scale / step_px) * step_px) for edge_px in size)
-    # Of very few steps the second pass takes one at least.
-    return one(width_px, height_px, 1.0), one(*size, max(SECOND_PASS_STRENGTH, 1 / steps))
+    return width_px, height_px
+
+
+def second_strength(steps: int) -> float:
+    """Strength of a second pass; of very few steps it takes one at least."""
+    return max(SECOND_PASS_STRENGTH, 1 / steps)
 
 
 def _schedule(job: Job) -> tuple[str, str, str]:

@@ -6,6 +6,9 @@ lies over the empty room instead of the furnished one, and the furnished one is 
 from the empty room, and traces of a bare floor must not mean that it stays bare. And latents that furniture changes
 weigh more than the walls around it, which staging keeps from the photograph anyway.
 
+The UNet inpaints: besides the noise it sees a mask and the empty room's latents around it (nine channels). Without
+them nothing tells it a wall's colour: at strength 0.8 the noise is seven times as strong as the room under it.
+
 Three quarters of a ControlNet's cost lie in the layers that bring its picture down to the latents' size. Here they are
 random, of unit variance (Mishkin & Matas, 2016), and stay so: what they make of a room is computed once.
 """
@@ -31,7 +34,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from demo.latents import BLOCK_PX, RAW_SPREAD, SCALED_SPREAD
+from demo.latents import BLOCK_PX, RAW_SPREAD, SCALED_SPREAD, block_latents
 from demo.rooms.captions import empty_caption, furnished_caption, unwanted
 from demo.rooms.paint import load
 from demo.rooms.rooms import Room, room_of
@@ -53,11 +56,19 @@ CHANGED = 0.15
 """Scaled latents that furniture moves by more than this count as changed."""
 OVER_EMPTY = 0.4
 """Share of the noisy samples whose noise lies over the empty room."""
+WHOLE = 0.1
+"""Share of masks that cover everything."""
+OUTSIDE = 0.2
+"""What an error outside the mask weighs, where staging throws away whatever is made."""
 WRONG_CAPTIONS = 0.1
 NO_CAPTION = 0.1
 EMPTY = 0.06
 """Share of rooms that stay empty, by their caption too."""
-SMALL_SHARE = 0.5
+SMALL_SHARE = 0.85
+STAGED, REFINED = 850, 600
+"""Staging begins below the first timestep, and above it only one sample in eight is learned. Full-sized pictures are
+learned below the second: staging composes at half the size, and refines from there."""
+SMALL_BATCH = 8
 SYNC_STEPS = 4
 AVERAGING = 0.998
 
@@ -77,7 +88,10 @@ def new_networks() -> nn.ModuleDict:
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     }
     unet = UNet2DConditionModel(
-        sample_size=96, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), **shared
+        in_channels=9,
+        sample_size=40,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        **shared,
     )
     controls = {
         name: ControlNetModel(conditioning_embedding_out_channels=(8, 16, 24, 32), **shared) for name in CONTROLS
@@ -94,6 +108,8 @@ def start_from_scenes(networks: nn.ModuleDict, scenes: UNet2DConditionModel) -> 
             learned = known.get(name)
             if learned is not None and learned.numel() == weights.numel():
                 weights.copy_(learned.view_as(weights))  # a convolution of one pixel is a linear layer
+            elif name == "conv_in.weight":
+                weights[:, :4], weights[:, 4:] = known[name], 0.0  # of mask and masked room nothing is known yet
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +127,14 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Scaled latents [n,4,h,w], what of them furniture changed [n,1,h,w], captions, and by ControlNet what it sees."""
+    """Scaled latents [n,4,h,w], captions, and by ControlNet what it sees.
+
+    ``mask`` and what of it furniture changed are [n,1,h,w]; outside the mask the room stays empty.
+    """
 
     wanted: Tensor
     empty: Tensor
+    mask: Tensor
     changed: Tensor
     texts: list[str]
     controls: dict[str, Tensor]
@@ -146,7 +166,7 @@ class Pool:
         small = spent < SMALL_SHARE or rng.random() < 0.06
         sizes = [size for size in self.samples if (max(size) < 64) == small] or list(self.samples)
         size = rng.choices(sizes, [len(self.samples[one]) for one in sizes])[0]
-        return size, max(3, round(6 * 32 * 48 / (size[0] * size[1])))
+        return size, max(3, round(SMALL_BATCH * 32 * 48 / (size[0] * size[1])))
 
     def batch(self, size: tuple[int, int], count: int, names: tuple[str, ...], rng: random.Random) -> Batch:
         """So many rooms of this size, with fresh captions."""
@@ -160,16 +180,35 @@ class Pool:
             for one, still in zip(chosen, bare.flatten().tolist(), strict=True)
         ]
         texts = [unwanted(rng) if rng.random() < NO_CAPTION else text for text in texts]
-        wanted = torch.where(bare, empty, furnished)
+        mask = torch.stack([random_mask(*size, rng) for _ in chosen])
+        wanted = torch.where(bare | (mask == 0), empty, furnished)
         changed = ((wanted - empty).abs().amax(1, keepdim=True) > CHANGED).float()
         made = {name: torch.stack([self._seen(name, one) for one in chosen]).float() for name in names}
-        return Batch(wanted, empty, changed, texts, made)
+        return Batch(wanted, empty, mask, changed, texts, made)
 
     @torch.no_grad()
     def _seen(self, name: str, one: Sample) -> Tensor:
         if name not in one.seen:
             one.seen[name] = fixed_layers(self.embeddings[name], control_picture(name, one)[None])[0].half()
         return one.seen[name]
+
+
+def random_mask(rows: int, columns: int, rng: random.Random) -> Tensor:
+    """Much like the masks that staging finds, [1,rows,columns]: the floor and some wall, openings left out."""
+    mask = torch.zeros(1, rows, columns)
+    if rng.random() < WHOLE:
+        return mask + 1
+    top, margin = round(rows * rng.uniform(0.15, 0.5)), rng.choice((0, 1, 1, 2))
+    mask[:, top : rows - margin, margin : columns - margin] = 1
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        left, wide = rng.randrange(columns), round(columns * rng.uniform(0.08, 0.25))
+        mask[:, : round(rows * rng.uniform(0.3, 0.75)), left : left + wide] = 0
+    return mask
+
+
+def grey(scale: float) -> Tensor:
+    """Scaled latents [4,1,1] of what covers a masked picture."""
+    return torch.from_numpy(block_latents(np.full((1, BLOCK_PX, BLOCK_PX, 3), 128, np.uint8))[0]) * scale
 
 
 def control_picture(name: str, one: Sample) -> Tensor:
@@ -242,7 +281,8 @@ class Reader:
 def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas: Tensor, rng: random.Random) -> Tensor:
     """Weighted square error of v; over the empty room, noise is whatever leads from there to the furnished one."""
     count, _, rows, columns = batch.wanted.shape
-    timesteps = torch.randint(0, 1000, (count,))
+    most = torch.where(torch.rand(count) < 0.125, 1000, STAGED) if max(rows, columns) < 64 else torch.tensor(REFINED)
+    timesteps = (torch.rand(count) * most).long()
     a = alphas[timesteps][:, None, None, None]
     over_empty = (timesteps > 500) & (torch.rand(count) < OVER_EMPTY)
     under = torch.where(over_empty[:, None, None, None], batch.empty, batch.wanted)
@@ -253,10 +293,12 @@ def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas:
     size = torch.tensor([[rows * BLOCK_PX, columns * BLOCK_PX, 0, 0, rows * BLOCK_PX, columns * BLOCK_PX]])
     told = {"text_embeds": pooled, "time_ids": size.float().expand(count, -1)}
     with torch.autocast("cpu", torch.bfloat16):
-        made = _predicted(networks, noisy, timesteps, states, told, batch.controls)
+        covered = torch.where(batch.mask > 0, grey(SCALED_SPREAD / RAW_SPREAD), batch.empty)
+        seen = torch.cat([noisy, batch.mask, covered], dim=1)
+        made = _predicted(networks, seen, timesteps, states, told, batch.controls)
     snr = (a / (1 - a)) * SCALED_SPREAD**2
     weight = snr.clamp(max=MIN_SNR) / (snr + 1) + LEAST_WEIGHT
-    focus = 1 + (FURNITURE_WEIGHT - 1) * batch.changed
+    focus = OUTSIDE + (1 - OUTSIDE) * batch.mask + (FURNITURE_WEIGHT - 1) * batch.changed
     error = (made.float() - velocity).square() * focus / focus.mean(dim=(2, 3), keepdim=True)
     loss: Tensor = (error * weight).mean()
     return loss
@@ -264,20 +306,20 @@ def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas:
 
 def _predicted(
     networks: nn.ModuleDict,
-    noisy: Tensor,
+    seen: Tensor,
     timesteps: Tensor,
     states: Tensor,
     told: dict[str, Tensor],
     controls: dict[str, Tensor],
 ) -> Tensor:
-    """The UNet's v, with what the ControlNets that are shown something add to it."""
+    """The UNet's v, with what the ControlNets add to it that are shown something; they see the noise alone."""
     down, middle, unet = None, None, networks["unet"]
     for name, picture in controls.items():
-        downs, mid = networks[name](noisy, timesteps, states, picture, added_cond_kwargs=told, return_dict=False)
+        downs, mid = networks[name](seen[:, :4], timesteps, states, picture, added_cond_kwargs=told, return_dict=False)
         down = downs if down is None else [one + other for one, other in zip(down, downs, strict=True)]
         middle = mid if middle is None else middle + mid
     made: Tensor = unet(
-        noisy,
+        seen,
         timesteps,
         states,
         added_cond_kwargs=told,
@@ -289,7 +331,7 @@ def _predicted(
 
 def shown(rng: random.Random) -> tuple[str, ...]:
     """Which ControlNets see something in the next batch."""
-    return rng.choices(((), ("depth",), ("canny",), CONTROLS), (0.4, 0.2, 0.2, 0.2))[0]
+    return rng.choices(((), ("depth",), ("canny",), CONTROLS), (0.15, 0.3, 0.15, 0.4))[0]
 
 
 def save(networks: nn.ModuleDict, out: Path) -> None:
@@ -316,7 +358,7 @@ def train(networks: nn.ModuleDict, args: argparse.Namespace) -> None:
     average = new_networks()
     average.load_state_dict(networks.state_dict())
     learned = [weights for weights in networks.parameters() if weights.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(learned, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     begin = saved = time.monotonic()
     step, recent, spent, counts = 0, 0.0, args.spent, dict[str, int]()
     while spent < 1:
@@ -363,6 +405,7 @@ def run(rank: int, args: argparse.Namespace) -> None:
     network: Any
     for network in networks.values():
         network.set_attn_processor(AttnProcessor())
+        network.to(memory_format=torch.channels_last)
     train(networks, args)
     ranks.destroy_process_group()
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.errors import GenerationFailed
@@ -14,9 +15,10 @@ from orchestrator.imaging.opencv import Shapes
 from orchestrator.job import Job
 from orchestrator.metering import metered
 from orchestrator.pictures import ControlPicture, Pictures, SourcePicture
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, base_size, make_plan, repeats, second_strength
 from orchestrator.stages import Stage, listening
 from orchestrator.staging.controls import canny_picture, depth_picture
+from orchestrator.staging.masks import composite
 from orchestrator.staging.provider import StagedPicture, Task, Watch
 from orchestrator.staging.survey import DepthSight
 
@@ -79,7 +81,7 @@ class OwnProvider:
 
         with metered() as meter, listening(note):
             untouched = int(self._settings.steps * task.strength) < 1
-            pixels = task.picture if untouched else self._painted(self._plan(task), watch)
+            pixels = task.picture if untouched else self._furnished(task, watch)
         return StagedPicture(
             pixels=pixels,
             provider="self",
@@ -90,17 +92,31 @@ class OwnProvider:
             parts_s=took_s,
         )
 
-    def _painted(self, plan: Plan, watch: Watch) -> NDArray[np.uint8]:
+    def _furnished(self, task: Task, watch: Watch) -> NDArray[np.uint8]:
+        """One pass, or, where the checkpoint would repeat its furniture, one at its own size and one to refine it."""
+        height_px, width_px = task.picture.shape[:2]
+        if not repeats((width_px, height_px), self._checkpoint):
+            return self._painted(self._plan(task), watch, (0, 100))
+        base = smaller(task, *base_size((width_px, height_px), self._checkpoint))
+        composed = self._painted(self._plan(base), watch, (0, 50))
+        large = Image.fromarray(composed).resize((width_px, height_px), Image.Resampling.BICUBIC)
+        begun = composite(task.picture, np.array(large, dtype=np.uint8), task.mask)
+        return self._painted(self._plan(task, begun), watch, (50, 100))
+
+    def _painted(self, plan: Plan, watch: Watch, percents: tuple[int, int]) -> NDArray[np.uint8]:
+        """The plan's picture, whose steps are reported as the share of the whole between these two ``percents``."""
+        first, last = percents
         with closing(self._paint(plan)) as turns:
             for turn in turns:
                 if not isinstance(turn, tuple):
                     return turn
                 watch.check()
                 done, total = turn
-                watch.report(100 * done // (total + 1))  # decoding is a turn, too
+                watch.report(first + (last - first) * done // (total + 1))  # decoding is a turn, too
         raise GenerationFailed("the denoise loop ended without a picture")
 
-    def _plan(self, task: Task) -> Plan:
+    def _plan(self, task: Task, begun: NDArray[np.uint8] | None = None) -> Plan:
+        """The plan of the task, or of what is still to be done where ``begun`` shows the furniture."""
         job = Job(
             generation_id=0,
             task_id=task.key,
@@ -111,7 +127,11 @@ class OwnProvider:
             sampler=self._settings.sampler,
         )
         mask = _whole_cells(task.mask, self._checkpoint.vae_scale_factor).astype(np.uint8) * 255
-        source = SourcePicture(picture=task.picture, strength=task.strength, mask=mask)
+        if begun is None:
+            source = SourcePicture(picture=task.picture, strength=task.strength, mask=mask)
+        else:
+            strength = second_strength(self._settings.steps)
+            source = SourcePicture(picture=begun, strength=strength, mask=mask)
         controls = tuple(
             ControlPicture(
                 name=name,
@@ -137,6 +157,17 @@ class OwnProvider:
             if told is not None:
                 seen["depth"] = depth_picture(told)
         return seen
+
+
+def smaller(task: Task, width_px: int, height_px: int) -> Task:
+    """The task at another size; a pixel of the new mask is white where any of the old ones under it is."""
+    size = width_px, height_px
+    picture = Image.fromarray(task.picture).resize(size, Image.Resampling.LANCZOS)
+    share = Image.fromarray(task.mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    told = task.inverse_depth
+    if told is not None:
+        told = np.array(Image.fromarray(told).resize(size, Image.Resampling.BOX), dtype=np.float32)
+    return replace(task, picture=np.array(picture, dtype=np.uint8), mask=np.asarray(share) > 0.0, inverse_depth=told)
 
 
 def _whole_cells(mask: NDArray[np.bool_], edge_px: int) -> NDArray[np.bool_]:

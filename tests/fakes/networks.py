@@ -15,6 +15,8 @@ class FormulaServer(FormulaModels):
         super().__init__()
         self.controls: list[dict[str, np.ndarray]] = []
         self.depths: list[np.ndarray] = []
+        self.pictures: list[np.ndarray] = []
+        """What the VAE encoded."""
         self.upscaled: list[np.ndarray] = []
         self.missing: tuple[str, ...] = ()
         self.fault: dict[str, RemarqueError] = {}
@@ -30,6 +32,10 @@ class FormulaServer(FormulaModels):
         if controls:
             self.controls.append(controls)
         return super().predict(sample, timestep, encoder_hidden_states, style, masked)
+
+    def encode(self, picture):
+        self.pictures.append(picture)
+        return super().encode(picture)
 
     def decode(self, latents):
         self.break_("vae_decoder")

@@ -173,6 +173,7 @@ def checkpoint(tokenizer_folder: Path) -> CheckpointInfo:
         min_size_px=256,
         max_size_px=1024,
         size_step_px=64,
+        native_size_px=512,
         style_layout=NO_LAYOUT,
         layers={},
         preview=Preview(matrix=((0.0,) * 3,) * 4, bias=(0.5,) * 3),

@@ -94,6 +94,7 @@ def describe(folder: Path, family: str, controls: tuple[str, ...] = ()) -> Check
         cross_attention_dim=unet["cross_attention_dim"],
         min_size_px=64,
         size_step_px=LAYOUTS[family].size_step_px,
+        native_size_px=LAYOUTS[family].native_size_px,
         tokenizer=tokenizer,
         pad_ids={"text_encoder_2": tokenizer.vocab["!"]} if family == "sdxl" else {},
         zeros_for_no_negative=family == "sdxl",

@@ -45,6 +45,7 @@ def small_checkpoint(**changes: object) -> CheckpointInfo:
         "min_size_px": 256,
         "max_size_px": 1024,
         "size_step_px": 64,
+        "native_size_px": 512,
         "style_layout": NO_LAYOUT,
         "layers": {},
         "preview": Preview(

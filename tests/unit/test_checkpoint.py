@@ -27,8 +27,8 @@ def test_a_built_repository_is_read(tmp_path: Path):
 
 
 def test_what_newer_builds_state_overrules_the_family(tmp_path: Path):
-    checkpoint = read_checkpoint(changed(tmp_path, size_step_px=32, max_chunks=2))
-    assert (checkpoint.size_step_px, checkpoint.max_chunks) == (32, 2)
+    checkpoint = read_checkpoint(changed(tmp_path, size_step_px=32, max_chunks=2, native_size_px=320))
+    assert (checkpoint.size_step_px, checkpoint.max_chunks, checkpoint.native_size_px) == (32, 2, 320)
 
 
 def test_models_beside_the_checkpoints_own_are_told_where_they_were_built(tmp_path: Path):

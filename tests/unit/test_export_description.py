@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_checkpoints import TENSORS, write_checkpoint, write_json
+from export_checkpoints import TENSORS, change_config, write_checkpoint, write_json
 from safetensors.numpy import save_file
 
 from export.checkpoint import open_checkpoint
@@ -60,7 +60,14 @@ def test_description_holds_the_sizes_the_networks_serve(folder: Path) -> None:
 
     sizes = {key: content[key] for key in ("min_size_px", "max_size_px", "size_step_px", "vae_scale_factor")}
     assert sizes == {"min_size_px": 256, "max_size_px": 1024, "size_step_px": 64, "vae_scale_factor": 8}
+    assert "native_size_px" not in content, "its UNet does not say the edge it was trained at"
     assert (content["latent_channels"], content["cross_attention_dim"], content["max_tokens"]) == (4, 32, 77)
+
+
+def test_the_edge_that_the_unet_was_trained_at_is_told_in_pixels(folder: Path) -> None:
+    change_config(folder, "unet", sample_size=40)
+
+    assert description(folder)["native_size_px"] == 320
 
 
 def test_scheduler_config_is_told_whole_and_nothing_is_added(folder: Path) -> None:

@@ -14,7 +14,7 @@ from orchestrator.metering import MeteredNetworks
 from orchestrator.pipeline import Pipeline
 from orchestrator.staging.controls import canny_picture, depth_picture
 from orchestrator.staging.enlarging import enlarged
-from orchestrator.staging.own import OwnProvider, OwnSettings
+from orchestrator.staging.own import OwnProvider, OwnSettings, smaller
 from orchestrator.staging.prompts import Wording
 from orchestrator.staging.provider import Task
 from orchestrator.staging.survey import DepthSight
@@ -106,6 +106,35 @@ def test_progress_rises_with_the_steps_and_leaves_the_decoder_its_share(provider
     watch = Listening()
     provider().stage(task(strength=1.0), watch)
     assert watch.percents == [9, 18, 27, 36, 45, 54, 63, 72, 81, 90]
+
+
+def test_a_room_far_larger_than_the_checkpoint_knows_is_composed_small_and_then_refined(
+    provider: Build, server: FormulaServer
+):
+    watch, wanted = Listening(), task(inverse_depth=np.linspace(0, 1, 256 * 320, dtype=np.float32).reshape(256, 320))
+    provider(native_size_px=144, min_size_px=64, controls=("depth", "canny")).stage(wanted, watch)
+    small, large = server.pictures
+    assert (small.shape, large.shape) == ((1, 128, 192, 3), (1, 256, 320, 3))
+    assert np.array_equal(large[0][~wanted.mask], wanted.picture[~wanted.mask]), "refining starts from the photograph"
+    assert not np.array_equal(large[0][wanted.mask], wanted.picture[wanted.mask]), "and from what was composed in it"
+    edges = [seen["control_canny"][0] for seen in server.controls]
+    assert {one.shape for one in edges} == {(128, 192, 3), (256, 320, 3)}
+    assert np.array_equal(edges[-1], canny_picture(wanted.picture, Shapes())), "edges are the empty room's in both"
+    assert watch.percents == sorted(watch.percents)
+    assert watch.percents[-1] > 80
+
+
+def test_a_size_that_the_checkpoint_knows_is_made_in_one_pass(provider: Build, server: FormulaServer):
+    provider(native_size_px=204, min_size_px=64).stage(task(), Listening())
+    assert len(server.pictures) == 1
+
+
+def test_a_smaller_task_may_change_whatever_the_larger_one_may():
+    mask = np.zeros((256, 320), np.bool_)
+    mask[17, 33] = True
+    small = smaller(task(mask=mask), 160, 128)
+    assert (small.picture.shape, small.mask.shape) == ((128, 160, 3), (128, 160))
+    assert np.argwhere(small.mask).tolist() == [[8, 16]]
 
 
 def test_a_job_that_ended_stops_between_two_steps_and_leaves_nothing_in_the_server(
