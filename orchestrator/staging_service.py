@@ -41,7 +41,7 @@ from orchestrator.staging.routing import Mode, Routing
 from orchestrator.staging.scores.scene import Sight
 from orchestrator.staging.scores.style import load_styles
 from orchestrator.staging.scores.verdict import Judge
-from orchestrator.staging.stager import Stager, StagerParts
+from orchestrator.staging.stager import Stager, StagerParts, Unsaid
 from orchestrator.staging.switch import Switch
 from orchestrator.staging_models import OwnStaging, build_own
 from orchestrator.staging_settings import StagingSettings
@@ -183,6 +183,7 @@ def _parts(
         signing_key=build_signing_key(settings),
         surveyor=None if own is None else own.surveyor,
         enlarging=None if own is None else own.enlarging,
+        unsaid=Unsaid(wanted.strength, wanted.guidance_scale),
     )
 
 

@@ -54,6 +54,8 @@ class StagingSettings:
     max_megapixels: int
     working_px: int
     size_step_px: int
+    strength: float
+    guidance_scale: float
     concurrency: int
     max_waiting: int
     deadline_s: float
@@ -87,6 +89,8 @@ def read_staging(read: Reader) -> StagingSettings:
         max_megapixels=read.one("STAGING_MAX_MEGAPIXELS", "50", count(1, 200)),
         working_px=read.one("STAGING_WORKING_PX", "1024", count(256, 2048)),
         size_step_px=read.one("STAGING_SIZE_STEP_PX", "64", count(8, 64)),
+        strength=read.one("STAGING_STRENGTH", "0.75", _number(1)),
+        guidance_scale=read.one("STAGING_GUIDANCE_SCALE", "6", _number(30)),
         concurrency=read.one("STAGING_CONCURRENCY", "4", count(1, 256)),
         max_waiting=read.one("STAGING_MAX_WAITING", "64", count(0, 10_000)),
         deadline_s=read.one("STAGING_DEADLINE_SECONDS", "120", seconds),

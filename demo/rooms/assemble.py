@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from demo.assemble import scheduler, tidy
@@ -19,7 +19,7 @@ NAME = "remarque-rooms"
 def assemble(unet: Path, vae: Path, text: Path, out: Path) -> None:
     """Writes `out` anew, weights in half precision, each ControlNet beside the checkpoint's own folders."""
     tokenizer = CLIPTokenizer.from_pretrained(text / "tokenizer")
-    pipeline = StableDiffusionXLPipeline(
+    pipeline = StableDiffusionXLInpaintPipeline(
         unet=UNet2DConditionModel.from_pretrained(unet / "unet"),
         vae=AutoencoderKL.from_pretrained(vae),
         text_encoder=CLIPTextModel.from_pretrained(text / "text_encoder"),

@@ -20,8 +20,6 @@ NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_SEED: Final = 2**32 - 1
 MAX_GUIDANCE_SCALE: Final = 30
-DEFAULT_STRENGTH: Final = 0.75
-DEFAULT_GUIDANCE_SCALE: Final = 6.0
 MAX_UNKNOWN_SHOWN: Final = 8
 _NAME = re.compile(NAME_PATTERN)
 _WISHES = ("image_id", "original_key", "room_type", "style", "seed", "strength", "guidance_scale", "mask_key")
@@ -57,16 +55,6 @@ class StagingRequest:
         if self.seed is not None:
             return self.seed
         return int.from_bytes(hashlib.sha256(self.image_id.encode()).digest()[:4], "big")
-
-    @property
-    def used_strength(self) -> float:
-        """How far the picture may move away from the photograph inside the mask, 0 to 1."""
-        return DEFAULT_STRENGTH if self.strength is None else self.strength
-
-    @property
-    def used_guidance_scale(self) -> float:
-        """How strictly the prompt is followed."""
-        return DEFAULT_GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
 
 
 def read_request(body: bytes) -> StagingRequest:

@@ -43,6 +43,16 @@ class Listen(Protocol):
     def charged(self, tier: str, provider: str, gpu_s: float, usd: float) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaid:
+    """What holds where a request says nothing: how far a picture may move from the photograph inside the mask, 0 to 1,
+    and how strictly the prompt is followed.
+    """
+
+    strength: float = 0.75
+    guidance_scale: float = 6.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StagerParts:
     """What stagings share. ``originals`` reads the store, ``root`` is where the keys of originals begin.
@@ -61,6 +71,7 @@ class StagerParts:
     signing_key: SigningKey
     surveyor: Surveyor | None = None
     enlarging: Enlarging | None = None
+    unsaid: Unsaid = Unsaid()
 
 
 @dataclass(slots=True)
@@ -190,15 +201,15 @@ class Stager:
             raise InvalidInput(f"{field_name} is over {self._parts.limits.max_bytes} bytes") from None
 
     def _task(self, job: StagingJob, wording: Wording, working: Working, survey: Survey) -> Task:
-        request = job.request
+        request, wish = job.request, self._parts.unsaid
         return Task(
             key=sha256(f"{job.name}:{request.fingerprint}".encode()).hexdigest()[:32],
             picture=working.pixels,
             mask=survey.mask,
             wording=wording,
             seed=request.used_seed,
-            strength=request.used_strength,
-            guidance_scale=request.used_guidance_scale,
+            strength=wish.strength if request.strength is None else request.strength,
+            guidance_scale=wish.guidance_scale if request.guidance_scale is None else request.guidance_scale,
             style=request.style,
             inverse_depth=survey.inverse_depth,
         )

@@ -89,6 +89,14 @@ def test_an_answer_holds_the_fields_of_the_contract_and_more_parts(served: Stagi
     assert body["model_rev"] == "small+000000000000"
 
 
+def test_what_a_request_does_not_say_the_operator_has_said(serve: Serve):
+    with serve(STAGING_STRENGTH="0.6", STAGING_GUIDANCE_SCALE="2.5") as served:
+        silent = served.infer(square(served, "silent")).json()["inference_meta"]
+        said = served.infer(square(served, "said", strength=0.9, guidance_scale=0)).json()["inference_meta"]
+    assert (silent["strength"], silent["guidance_scale"]) == (0.6, 2.5)
+    assert (said["strength"], said["guidance_scale"]) == (0.9, 0.0)
+
+
 def test_outside_the_given_mask_every_byte_is_the_working_images(served: Staging):
     area = np.zeros((640, 640), np.uint8)
     area[380:600, 100:540] = 255

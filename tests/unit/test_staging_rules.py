@@ -41,16 +41,16 @@ def clock() -> Clock:
 # Requests
 
 
-def test_what_is_not_given_follows_from_the_id_and_the_defaults():
+def test_a_seed_that_is_not_given_follows_from_the_id():
     request = read_request(WISH % b"")
     assert request.seed is None
     assert request.used_seed == read_request(WISH % b"").used_seed
-    assert (request.used_strength, request.used_guidance_scale) == (0.75, 6.0)
+    assert (request.strength, request.guidance_scale) == (None, None)
 
 
 def test_seed_and_strength_may_be_zero():
     request = read_request(WISH % b', "seed": 0, "strength": 0, "guidance_scale": 0')
-    assert (request.used_seed, request.used_strength, request.used_guidance_scale) == (0, 0.0, 0.0)
+    assert (request.used_seed, request.strength, request.guidance_scale) == (0, 0.0, 0.0)
 
 
 def test_a_numeric_id_is_the_same_as_its_digits():

@@ -35,6 +35,8 @@ def test_the_defaults_are_those_of_the_page():
         ("STAGING_FALLBACK", "none", "mock or refuse"),
         ("STAGING_CONTROL_END", "1.5", "a number from 0 to 1"),
         ("STAGING_CONTROL_START", "0.8", "the earlier one first"),
+        ("STAGING_STRENGTH", "1.1", "a number from 0 to 1"),
+        ("STAGING_GUIDANCE_SCALE", "31", "a number from 0 to 30"),
         ("STAGING_STEPS", "0", "a whole number from 1 to 150"),
         ("STAGING_UPSCALE_TIERS", "gold", "some of free, pro, business"),
     ],
