@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from orchestrator.checkpoint import CheckpointInfo, read_checkpoint
@@ -40,6 +41,7 @@ class Studio:
 
     painter: Painter
     models: Server | None
+    merged: MergedModels | None
     mock: bool
 
     @property
@@ -56,14 +58,15 @@ def build_studio(
         not settings.models.enabled and settings.models.disabled_fallback == "mock"
     )
     if mocked:
-        return Studio(MockPainter(settings.models.mock_s), None, mock=True)
+        return Studio(MockPainter(settings.models.mock_s), None, None, mock=True)
     if not settings.models.enabled:
-        return Studio(DisabledPainter(), None, mock=False)
+        return Studio(DisabledPainter(), None, None, mock=False)
     if settings.models.mode == "managed":
         raise ConfigError("INFERENCE_MODE is 'managed'; pictures are made by self or mock, managed serves staging only")
     checkpoint = read_checkpoint(settings.models.repository)
     models = build_models(settings, tuple(checkpoint.models), on_batch)
-    return Studio(Pipeline(models, checkpoint, _merged(settings, models, checkpoint, count_merged)), models, mock=False)
+    merged = _merged(settings, models, checkpoint, count_merged)
+    return Studio(Pipeline(models, checkpoint, merged), models, merged, mock=False)
 
 
 def build_models(settings: Settings, models: Sequence[str], on_batch: Callable[[Batch], None] | None = None) -> Server:
@@ -97,7 +100,8 @@ def build_shelf(source: StyleSource, studio: Studio, settings: Settings, count: 
         disk_bytes=styles.disk_mb << 20,
         folder=styles.folder,
     )
-    return StyleShelf(source, studio.served, kept, count)
+    prepare = None if studio.merged is None else partial(studio.merged.prepare, mode=styles.mode)
+    return StyleShelf(source, studio.served, kept, count, prepare)
 
 
 def build_buckets(settings: Settings) -> BucketSettings:

@@ -16,7 +16,7 @@ from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.diffusion.deltas import Array, merged
 from orchestrator.errors import DeadlineExceeded, LoraIncompatible, ModelUnavailable
 from orchestrator.merged_folders import MergedFolders
-from orchestrator.style_ways import AppliedStyle, merged_name
+from orchestrator.style_ways import AppliedStyle, StyleMode, merged_name, ways_of
 
 LOOKS_EVERY_S = 0.1
 LOG = logging.getLogger(__name__)
@@ -95,6 +95,24 @@ class MergedModels:
                 self._tell("hit", name, time.monotonic())
             yield name
 
+    def prepare(self, styles: Sequence[AppliedStyle], mode: StyleMode) -> None:
+        """Write what a waiting job's styles will be merged into, and load what fits beside all that is loaded.
+
+        Raises:
+            LoraIncompatible, ModelUnavailable: the job will hear the same.
+        """
+        ways = ways_of(styles, self._checkpoint, mode)
+        encoders = self._checkpoint.layout.text_encoders if ways.text_encoder == "merged" else ()
+        networks = [each for each in encoders if any(one.style.deltas(each) for one in styles)]
+        for network in (*networks, *(("unet",) if ways.unet == "merged" else ())):
+            name = merged_name(network, self._checkpoint.models[network], styles)
+            with self._changing:
+                if not self._folders.exists(name):
+                    self._write(network, name, styles, ways.unmixed)
+                with self._folders.held(name) as here:
+                    if here and not self._is_ready(name) and self._has_room(name):
+                        self._load(name)
+
     def load(self, name: str) -> bool:
         """Load a model that is held and was lost, to a restart or to another process; False where it was not lost."""
         # Whoever holds the lock may be waiting for this very model to be let go of.
@@ -105,18 +123,21 @@ class MergedModels:
             changing.callback(self._changing.release)
             if self._is_ready(name):
                 return False
-            begun_s = time.monotonic()
             self._make_room(name)
-            try:
-                self._control.load(name)
-            except ModelUnavailable as error:
-                raise ModelUnavailable(
-                    f"{error}; merged styles need a Triton with --model-control-mode=explicit that serves "
-                    f"{self._folders.repository} itself"
-                ) from error
-            self._tell("load", name, begun_s)
-            self._folders.shrink(frozenset(self._control.loaded()))
+            self._load(name)
             return True
+
+    def _load(self, name: str) -> None:
+        begun_s = time.monotonic()
+        try:
+            self._control.load(name)
+        except ModelUnavailable as error:
+            raise ModelUnavailable(
+                f"{error}; merged styles need a Triton with --model-control-mode=explicit that serves "
+                f"{self._folders.repository} itself"
+            ) from error
+        self._tell("load", name, begun_s)
+        self._folders.shrink(frozenset(self._control.loaded()))
 
     def _write(self, network: str, name: str, styles: Sequence[AppliedStyle], unmixed: str | None) -> None:
         begun_s = time.monotonic()
@@ -137,6 +158,10 @@ class MergedModels:
             why = f"{unmixed}, and " if unmixed else ""
             raise LoraIncompatible(f"style {paths} cannot be applied: {why}{error}") from error
         self._tell("merge", name, begun_s)
+
+    def _has_room(self, name: str) -> bool:
+        loaded_bytes = sum(self._loaded_sizes().values())
+        return loaded_bytes + self._folders.size_bytes(name) <= self._settings.memory_bytes
 
     def _make_room(self, name: str) -> None:
         """Unload what was not used for longest until ``name`` fits; waits where everything is in use."""

@@ -29,7 +29,7 @@ CONFIG_NAME = "adapter_config.json"
 FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 # A path with one of these endings is a file; any other may be a folder.
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".pkl")
-# Downloads for waiting jobs at once; beyond it a job fetches its style when its turn comes.
+# Jobs whose styles are got ready at once while they wait; beyond it a job does so when its turn comes.
 AHEAD = 16
 PATHS_PER_STYLE = 10
 LOG = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ class ShelfSettings:
 Count = Callable[[str, str, float], None]
 """Hears the style's SHA-256, where it came from (``memory``, ``disk`` or ``store``) and the seconds that it took."""
 
+Prepare = Callable[[Sequence[AppliedStyle]], None]
+"""Told of styles that a waiting job will need and that are here by now."""
+
 
 @dataclass(slots=True)
 class _Known:
@@ -79,6 +82,7 @@ class StyleShelf:
         served: CheckpointInfo | None,
         settings: ShelfSettings | None = None,
         count: Count | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """``served`` is None where a mock stands in for the networks."""
         self._source = source
@@ -87,6 +91,7 @@ class StyleShelf:
         folder = self._settings.folder
         self._files = None if folder is None else StyleFiles(folder, self._settings.disk_bytes)
         self._count = count
+        self._prepare = prepare
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._styles: OrderedDict[tuple[str, str], Style] = OrderedDict()
@@ -125,19 +130,18 @@ class StyleShelf:
         return style
 
     def prefetch(self, refs: Sequence[StyleRef]) -> None:
-        """Fetch in the background what a waiting job will need; whatever goes wrong, the job itself will hear."""
-        with self._lock:
-            paths = {ref.path for ref in refs if ref.path not in self._underway}
-        for path in paths:
-            if self._ahead.acquire(blocking=False):
-                # A thread of a pool would hold up the end of the process until its download is done.
-                threading.Thread(target=self._get_ahead, args=(path,), name="style", daemon=True).start()
+        """Get in the background what a waiting job will need; whatever goes wrong, the job itself will hear."""
+        if refs and self._ahead.acquire(blocking=False):
+            # A thread of a pool would hold up the end of the process until its download is done.
+            threading.Thread(target=self._get_ahead, args=(tuple(refs),), name="style", daemon=True).start()
 
-    def _get_ahead(self, path: str) -> None:
+    def _get_ahead(self, refs: Sequence[StyleRef]) -> None:
         try:
-            self.get(path)
+            styles = self.admit(refs)
+            if self._prepare is not None:
+                self._prepare(styles)
         except RemarqueError as error:
-            LOG.info("style %s could not be fetched ahead: %s", path, error)
+            LOG.info("styles %s could not be made ready ahead: %s", ", ".join(ref.path for ref in refs), error)
         finally:
             self._ahead.release()
 

@@ -104,6 +104,36 @@ def in_threads(*calls: Callable[[], object]) -> Iterator[None]:
         thread.join(10)
 
 
+# What is got ready ahead
+
+
+def test_a_waiting_jobs_models_are_written_and_loaded_before_its_turn(bench: Bench) -> None:
+    bench.shelf.prepare([applied_style()], "merged")
+    names = {merged_name(network, MODELS[network], [applied_style()]) for network in ("unet", "text_encoder")}
+    assert bench.merged_folders() == names <= set(bench.server.names)
+    bench.use(applied_style())
+    assert bench.did == ["merge", "load", "merge", "load", "hit"]
+
+
+def test_of_styles_that_mix_only_the_text_encoder_is_got_ready(bench: Bench) -> None:
+    bench.shelf.prepare([applied_style()], "auto")
+    assert bench.merged_folders() == {merged_name("text_encoder", MODELS["text_encoder"], [applied_style()])}
+
+
+def test_nothing_is_unloaded_for_a_job_that_has_not_begun(tmp_path: Path) -> None:
+    bench = Bench(write_models(tmp_path), memory_bytes=1)
+    in_use = bench.use(styles(2)[0])
+    bench.shelf.prepare([styles(2)[1]], "merged")
+    assert bench.server.names[2:] == [in_use]
+    assert len(bench.merged_folders()) == 3, "but its models are written"
+
+
+def test_what_is_ready_is_neither_written_nor_loaded_again(bench: Bench) -> None:
+    for _ in range(2):
+        bench.shelf.prepare([applied_style()], "merged")
+    assert bench.did == ["merge", "load"] * 2
+
+
 # What is written
 
 

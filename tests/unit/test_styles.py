@@ -237,6 +237,24 @@ def test_what_was_fetched_ahead_is_there_when_the_job_comes(bench: Bench) -> Non
     assert bench.store.reads == [PATH]
 
 
+def test_what_a_waiting_jobs_styles_will_need_is_prepared_once_all_of_them_are_here(bench: Bench) -> None:
+    prepared: list[list[str]] = []
+    shelf = StyleShelf(bench.store, SERVED, prepare=lambda styles: prepared.append([one.path for one in styles]))
+    shelf.prefetch([StyleRef(path=PATH), StyleRef(path="gs://b/none.safetensors")])
+    shelf.prefetch([])
+    shelf.prefetch([StyleRef(path=PATH), StyleRef(path=PATH, weight=0.5)])
+    until(lambda: prepared == [[PATH, PATH]])
+
+
+def test_what_cannot_be_prepared_does_not_disturb(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(styles: object) -> None:
+        raise LoraIncompatible("it cannot be merged")
+
+    caplog.set_level("INFO")
+    StyleShelf(bench.store, SERVED, prepare=refuse).prefetch([StyleRef(path=PATH)])
+    until(lambda: "could not be made ready ahead: it cannot be merged" in caplog.text)
+
+
 def test_a_job_gets_all_of_its_styles_or_none(bench: Bench) -> None:
     refs = [StyleRef(path=PATH, weight=0.5), StyleRef(path="gs://b/none.safetensors")]
     with pytest.raises(LoraNotFound):
