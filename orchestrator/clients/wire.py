@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
@@ -44,6 +45,9 @@ class Connection:
         plain = socket.create_connection((host, port), timeout_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = plain if trusted is None else trusted.wrap_socket(plain, server_hostname=host)
+        if trusted is None:
+            # With a timeout every call becomes three to the system: one that sets it, one that polls, and the call.
+            plain.setblocking(False)
         self._readable = select.poll()
         self._readable.register(self._socket, select.POLLIN)
         self._received = bytearray(_HEAD_LIMIT_BYTES)
@@ -51,14 +55,18 @@ class Connection:
 
     def send(self, end: float, parts: Sequence[Part]) -> None:
         """Write ``parts``, one after the other."""
-        self._socket.settimeout(_left(end))
+        left_s = _left(end)
         if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(left_s)
             self._socket.sendall(b"".join(parts))
             return
-        sent = self._socket.sendmsg(parts)
+        try:
+            sent = self._socket.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
         for part in parts:
             if sent < len(part):
-                self._socket.sendall(memoryview(part)[sent:])
+                self._send_all(memoryview(part)[sent:], end)
             sent = max(0, sent - len(part))
 
     def wait(self, end: float, timeout_s: float) -> bool:
@@ -123,9 +131,24 @@ class Connection:
         got = self._read(memoryview(self._received), end)
         pending += self._received[:got]
 
+    def _send_all(self, data: memoryview, end: float) -> None:
+        writable = select.poll()
+        writable.register(self._socket, select.POLLOUT)
+        while data:
+            writable.poll(1000 * _left(end))
+            with suppress(BlockingIOError):
+                data = data[self._socket.send(data) :]
+
     def _read(self, into: memoryview, end: float) -> int:
-        self._socket.settimeout(_left(end))
-        got = self._socket.recv_into(into)
+        left_s = _left(end)
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(left_s)
+        while True:
+            try:
+                got = self._socket.recv_into(into)
+                break
+            except BlockingIOError:
+                self._readable.poll(1000 * _left(end))
         if got == 0:
             raise ConnectionResetError("the connection was closed by the other end")
         return got
