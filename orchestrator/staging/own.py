@@ -21,6 +21,7 @@ from orchestrator.staging.controls import canny_picture, depth_picture
 from orchestrator.staging.masks import composite
 from orchestrator.staging.provider import StagedPicture, Task, Watch
 from orchestrator.staging.survey import DepthSight
+from orchestrator.staging.toning import toned
 
 Paint = Callable[[Plan], Generator[tuple[int, int] | NDArray[np.uint8], None, None]]
 """A plan's picture in the making: of each step its number, from 1 on, and how many there are; then the picture."""
@@ -96,12 +97,12 @@ class OwnProvider:
         """One pass, or, where the checkpoint would repeat its furniture, one at its own size and one to refine it."""
         height_px, width_px = task.picture.shape[:2]
         if not repeats((width_px, height_px), self._checkpoint):
-            return self._painted(self._plan(task), watch, (0, 100))
+            return toned(task.picture, self._painted(self._plan(task), watch, (0, 100)), task.mask)
         base = smaller(task, *base_size((width_px, height_px), self._checkpoint))
-        composed = self._painted(self._plan(base), watch, (0, 50))
+        composed = toned(base.picture, self._painted(self._plan(base), watch, (0, 50)), base.mask)
         large = Image.fromarray(composed).resize((width_px, height_px), Image.Resampling.BICUBIC)
         begun = composite(task.picture, np.array(large, dtype=np.uint8), task.mask)
-        return self._painted(self._plan(task, begun), watch, (50, 100))
+        return toned(task.picture, self._painted(self._plan(task, begun), watch, (50, 100)), task.mask)
 
     def _painted(self, plan: Plan, watch: Watch, percents: tuple[int, int]) -> NDArray[np.uint8]:
         """The plan's picture, whose steps are reported as the share of the whole between these two ``percents``."""
