@@ -1,9 +1,9 @@
 """Trains the staging UNet and its two ControlNets together: `python -m demo.rooms.train_unet --rooms DIR ...`.
 
 As `demo.train_unet` (v-prediction, min-SNR weights, small pictures first), with these differences. The ControlNets see
-the *empty* room's edges and depth, since that is what a photograph to be staged has. At noisy timesteps, noise often
-lies over the empty room instead of the furnished one, and the furnished one is still what is wanted: staging starts
-from the empty room, and traces of a bare floor must not mean that it stays bare. And latents that furniture changes
+the *empty* room's edges and depth, since that is what a photograph to be staged has. Most noise holds a trace of the
+empty room, as much of it as is left where staging starts from there, and the furnished one is still what is wanted:
+traces of a bare floor must not mean that it stays bare. And latents that furniture changes
 weigh more than the walls around it, which staging keeps from the photograph anyway.
 
 The UNet inpaints: besides the noise it sees a mask and the empty room's latents around it (nine channels). Without
@@ -40,7 +40,6 @@ from demo.rooms.paint import load
 from demo.rooms.rooms import Room, room_of
 from demo.rooms.train_text import POOLED, WIDTHS
 from demo.train_unet import (
-    LEAST_WEIGHT,
     MIN_SNR,
     alphas_cumprod,
     learning_rate,
@@ -54,10 +53,17 @@ CONTROLS = ("depth", "canny")
 FURNITURE_WEIGHT = 4.0
 CHANGED = 0.15
 """Scaled latents that furniture moves by more than this count as changed."""
-OVER_EMPTY = 0.4
-"""Share of the noisy samples whose noise lies over the empty room."""
+FROM_EMPTY = 0.7
+"""Share of the samples that are on their way from an empty room to the furnished one."""
+STARTS = 600, 850
+"""Timesteps that staging starts from."""
+LEAST_WEIGHT = 0.6
+"""As in `demo.train_unet`, but more: where staging starts, all of a room is decided within a few steps."""
 WHOLE = 0.1
 """Share of masks that cover everything."""
+TONE_WEIGHT, TONE_CELLS = 4.0, 4
+"""Weight of the error that is the same over a quarter of the height: a wall whose tone is off is seen at once, and was
+six hundredths of the loss."""
 OUTSIDE = 0.2
 """What an error outside the mask weighs, where staging throws away whatever is made."""
 WRONG_CAPTIONS = 0.1
@@ -279,15 +285,13 @@ class Reader:
 
 
 def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas: Tensor, rng: random.Random) -> Tensor:
-    """Weighted square error of v; over the empty room, noise is whatever leads from there to the furnished one."""
+    """Weighted square error of v on the way from noise, or from an empty room under noise, to the wanted one."""
     count, _, rows, columns = batch.wanted.shape
     most = torch.where(torch.rand(count) < 0.125, 1000, STAGED) if max(rows, columns) < 64 else torch.tensor(REFINED)
     timesteps = (torch.rand(count) * most).long()
     a = alphas[timesteps][:, None, None, None]
-    over_empty = (timesteps > 500) & (torch.rand(count) < OVER_EMPTY)
-    under = torch.where(over_empty[:, None, None, None], batch.empty, batch.wanted)
-    noisy = a.sqrt() * under + (1 - a).sqrt() * noise_like(batch.wanted)
-    noise = (noisy - a.sqrt() * batch.wanted) / (1 - a).sqrt()
+    noise = noise_like(batch.wanted) + traces(timesteps, alphas) * (batch.empty - batch.wanted)
+    noisy = a.sqrt() * batch.wanted + (1 - a).sqrt() * noise
     velocity = a.sqrt() * noise - (1 - a).sqrt() * batch.wanted
     states, pooled = reader(mistake_captions(batch.texts, timesteps, rng, WRONG_CAPTIONS))
     size = torch.tensor([[rows * BLOCK_PX, columns * BLOCK_PX, 0, 0, rows * BLOCK_PX, columns * BLOCK_PX]])
@@ -300,8 +304,21 @@ def velocity_loss(networks: nn.ModuleDict, batch: Batch, reader: Reader, alphas:
     weight = snr.clamp(max=MIN_SNR) / (snr + 1) + LEAST_WEIGHT
     focus = OUTSIDE + (1 - OUTSIDE) * batch.mask + (FURNITURE_WEIGHT - 1) * batch.changed
     error = (made.float() - velocity).square() * focus / focus.mean(dim=(2, 3), keepdim=True)
-    loss: Tensor = (error * weight).mean()
+    tones = functional.avg_pool2d(made.float() - velocity, rows // TONE_CELLS).square() * (1 - a)
+    loss: Tensor = (error * weight).mean() + TONE_WEIGHT * tones.mean()
     return loss
+
+
+def traces(timesteps: Tensor, alphas: Tensor) -> Tensor:
+    """How much of the empty room is in the noise at these timesteps, [n,1,1,1]; 0 where noise is nothing but that.
+
+    Noise over an empty room at timestep s is noise over the furnished one that holds sqrt(a / (1 - a)) of what is
+    missing, a the signal's share at s; a sampler that predicts rightly carries this noise down to 0.
+    """
+    starts = torch.randint(*STARTS, timesteps.shape)
+    share = (alphas[starts] / (1 - alphas[starts])).sqrt()
+    begun = (timesteps <= starts) & (torch.rand(timesteps.shape) < FROM_EMPTY)
+    return (share * begun)[:, None, None, None]
 
 
 def _predicted(
