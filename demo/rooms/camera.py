@@ -121,8 +121,10 @@ class _Spot:
             return None
         mask = Image.new("1", (int(high[0] - low[0]), int(high[1] - low[1])))
         # Polygons that reach far out of the picture overflow Pillow's integers unless they are cut.
-        shifted = np.clip(flat - low, -20000, 20000)
-        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in shifted], fill=1)
+        within = _within(flat, width_px, height_px) - low
+        if len(within) < 3:
+            return None
+        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in within], fill=1)
         return _Spot(
             (slice(low[1], high[1]), slice(low[0], high[0])),
             np.arange(low[1], high[1]),
@@ -140,14 +142,27 @@ def _normal(points: Points) -> Points:
 
 
 def _clipped(corners: Points) -> Points:
-    """What of a polygon lies ahead of the camera (Sutherland & Hodgman, 1974, for one plane)."""
-    if corners[:, 2].min() > NEAR_M:
+    """What of a polygon [n,3] lies ahead of the camera."""
+    return _cut(corners, corners[:, 2] - NEAR_M)
+
+
+def _within(flat: Points, width_px: int, height_px: int) -> Points:
+    """What of a polygon [n,2] lies in the picture or near it."""
+    for axis, edge_px in enumerate((width_px, height_px)):
+        flat = _cut(flat, flat[:, axis] + edge_px)
+        flat = _cut(flat, 2 * edge_px - flat[:, axis])
+    return flat
+
+
+def _cut(corners: Points, ahead: Points) -> Points:
+    """What of a polygon lies where ``ahead`` [n], linear over it, is positive (Sutherland & Hodgman, 1974)."""
+    if not len(corners) or ahead.min() > 0:
         return corners
     kept = []
-    for before, here in zip(np.roll(corners, 1, axis=0), corners, strict=True):
-        if (before[2] > NEAR_M) != (here[2] > NEAR_M):
-            share = (NEAR_M - before[2]) / (here[2] - before[2])
-            kept.append(before + share * (here - before))
-        if here[2] > NEAR_M:
+    for index, (here, far) in enumerate(zip(corners, ahead, strict=True)):
+        before, farther = corners[index - 1], ahead[index - 1]
+        if (farther > 0) != (far > 0):
+            kept.append(before + farther / (farther - far) * (here - before))
+        if far > 0:
             kept.append(here)
-    return np.array(kept).reshape(-1, 3)
+    return np.array(kept).reshape(-1, corners.shape[1])
