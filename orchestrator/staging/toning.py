@@ -28,12 +28,8 @@ def toned(photo: NDArray[np.uint8], staged: NDArray[np.uint8], mask: NDArray[np.
     weights = _summed(ring.astype(np.float32)[..., None], CELL_PX)
     carried = _spread(_summed(off * ring[..., None], CELL_PX), weights)
     height, width = mask.shape
-    planes = [
-        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
-        for plane in np.moveaxis(carried, -1, 0)
-    ]
-    corrected = np.rint(staged + np.stack([np.asarray(plane) for plane in planes], axis=-1)).clip(0, 255)
-    return np.where(mask[..., None], corrected.astype(np.uint8), staged)
+    corrected = np.rint(staged + _resized(carried, width, height)).clip(0, 255).astype(np.uint8)
+    return np.where(mask[..., None], corrected, staged)
 
 
 def _spread(sums: Floats, weights: Floats) -> Floats:
@@ -41,22 +37,26 @@ def _spread(sums: Floats, weights: Floats) -> Floats:
 
     ``weights`` [h,w,1] count what is summed; a cell is known by itself from one sample on.
     """
-    means = sums / np.maximum(weights, 1e-6)
+    means = np.asarray(sums / np.maximum(weights, 1e-6), np.float32)
     height, width = weights.shape[:2]
     if height == width == 1:
         return means
     even = ((0, height % 2), (0, width % 2), (0, 0))
     coarse = _spread(*(_summed(np.pad(values, even), 2) for values in (sums, weights)))
-    size = 2 * coarse.shape[1], 2 * coarse.shape[0]
-    finer = [
-        np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
-        for plane in np.moveaxis(coarse, -1, 0)
-    ]
-    share = np.minimum(weights, 1)
-    return share * means + (1 - share) * np.stack(finer, axis=-1)[:height, :width]
+    finer = _resized(coarse, 2 * coarse.shape[1], 2 * coarse.shape[0])[:height, :width]
+    share = np.minimum(weights, np.float32(1))
+    return np.asarray(share * means + (1 - share) * finer, np.float32)
+
+
+def _resized(values: Floats, width: int, height: int) -> Floats:
+    """[h,w,c] at another size, linear between the centres of the old squares."""
+    planes = (Image.fromarray(plane) for plane in np.moveaxis(values, -1, 0))
+    made = [np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR), np.float32) for plane in planes]
+    return np.stack(made, axis=-1)
 
 
 def _summed(values: Floats, edge: int) -> Floats:
     """Sums [h/e,w/e,c] over squares of that edge."""
     height, width, channels = values.shape
-    return values.reshape(height // edge, edge, width // edge, edge, channels).sum(axis=(1, 3))
+    squares = values.reshape(height // edge, edge, width // edge, edge, channels)
+    return np.asarray(squares.sum(axis=(1, 3)), np.float32)
