@@ -30,7 +30,7 @@ MODELS = STATE / "rooms"
 STORE = STATE / "staging"
 LOG = STATE / "logs" / "staging.log"
 TOKEN = "staging-demo-token"
-ROOM = 900_005
+ROOM = 900_010
 SIZE_PX = 768, 512
 PATIENCE_S = 300.0
 SETTINGS = {
@@ -40,6 +40,7 @@ SETTINGS = {
     "STAGING_CONTROL_END": "1",
     # Its captions were seldom wrong in training, so that 6 drives its colours out of gamut.
     "STAGING_GUIDANCE_SCALE": "3",
+    "STAGING_STYLE_SCORES": str(ROOT / "demo" / "rooms" / "style_scores.json"),
     "STAGING_WORKING_PX": "768",
     "STAGING_DEADLINE_SECONDS": str(int(PATIENCE_S)),
     "STAGING_FALLBACK": "refuse",

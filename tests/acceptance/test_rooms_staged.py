@@ -19,7 +19,7 @@ FOLDER = ROOT / "demo" / "rooms"
 SET = FOLDER / "evaluation"
 # Of the whole set, which is thirty rooms: every third, so that each kind of room and each style is there.
 EVERY = 3
-AIM, REACHED = 0.8, 0.0
+AIM, REACHED = 0.8, 0.7
 
 
 @pytest.fixture(scope="module")
