@@ -21,6 +21,7 @@ from orchestrator.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("REMARQUE_STATE", ".remarque")).resolve()
+LOGS = STATE / "logs"
 TOKEN = "demo-token"
 PATIENCE_S = 600.0
 Heard = tuple[str, dict[str, Any]]
@@ -41,7 +42,7 @@ def main() -> int:
             say(begun_s, "Triton is up with text_encoder, unet, vae_decoder and vae_encoder")
             receiver = ending.enter_context(Receiver(TOKEN, lambda kind, body: heard.put((kind, body))))
             worker = start_worker(broker.url, triton.http_url, receiver.url, results)
-            ending.callback(stop_worker, worker)
+            ending.callback(stop, worker)
             message = demo_message()
             publish(broker.url, message)
             say(
@@ -71,18 +72,22 @@ def start_worker(broker_url: str, triton_url: str, backend_url: str, results: Pa
         "HTTP_ADDRESS": "127.0.0.1:0",
         "DEVELOPMENT_KEY_FOLDER": str(STATE / "development-key"),
     }
-    logs = STATE / "logs"
-    logs.mkdir(exist_ok=True)
-    with (logs / "worker.log").open("wb") as log:
+    return start("work", settings, LOGS / "worker.log")
+
+
+def start(command: str, settings: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """`python -m orchestrator COMMAND` with these settings, what it says in a file."""
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "work"], cwd=ROOT, stderr=log, env=os.environ | settings
+            [sys.executable, "-m", "orchestrator", command], cwd=ROOT, stderr=file, env=os.environ | settings
         )
 
 
-def stop_worker(worker: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """The orderly way."""
-    worker.terminate()
-    worker.wait(timeout=60)
+    process.terminate()
+    process.wait(timeout=60)
 
 
 def demo_message() -> dict[str, Any]:

@@ -181,9 +181,9 @@ def _parts(
         ),
         cost=cost,
         signing_key=build_signing_key(settings),
+        unsaid=Unsaid(wanted.strength, wanted.guidance_scale),
         surveyor=None if own is None else own.surveyor,
         enlarging=None if own is None else own.enlarging,
-        unsaid=Unsaid(wanted.strength, wanted.guidance_scale),
     )
 
 

@@ -21,14 +21,14 @@ from PIL import Image
 
 from demo.rooms.rooms import room_of
 from demo.rooms.view import render
-from demo.run import ROOT, STATE, say, stop_worker
+from demo.run import LOGS, ROOT, STATE, say, start, stop
 from local.triton import LocalTriton
 from orchestrator.clients.staging import StagingClient
 from orchestrator.errors import RemarqueError, ServiceError
 
 MODELS = STATE / "rooms"
 STORE = STATE / "staging"
-LOG = STATE / "logs" / "staging.log"
+LOG = LOGS / "staging.log"
 TOKEN = "staging-demo-token"
 ROOM = 900_010
 SIZE_PX = 768, 512
@@ -84,7 +84,7 @@ def stage() -> int:
         triton = ending.enter_context(LocalTriton(MODELS))
         say(begun_s, "Triton is up with SDXL's networks, two ControlNets and a depth network")
         service = start_service(triton.http_url)
-        ending.callback(stop_worker, service)
+        ending.callback(stop, service)
         client = StagingClient(address(service), token=TOKEN)
         say(begun_s, f"POST /infer: a {room.room_type.replace('_', ' ')}, {room.style}")
         answer = client.infer(wanted, deadline_s=PATIENCE_S)
@@ -116,14 +116,7 @@ def start_service(triton_url: str) -> subprocess.Popen[bytes]:
         "STAGING_CLIENTS_FILE": str(clients),
         "HTTP_ADDRESS": "127.0.0.1:0",
     }
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "serve"],
-            cwd=ROOT,
-            stderr=log,
-            env=os.environ | settings(triton_url) | served,
-        )
+    return start("serve", settings(triton_url) | served, LOG)
 
 
 def address(service: subprocess.Popen[bytes]) -> str:

@@ -29,14 +29,13 @@ def sheet(report: Path, ids: list[str]) -> Image.Image:
 
 def one_of_each(report: Path) -> list[str]:
     """The ids of one room of each kind, every one in another style as far as there are styles."""
-    found: dict[str, str] = {}
-    styles: set[str] = set()
     entries = json.loads((report / "results.json").read_text())["entries"]
+    found: dict[str, str] = {}
+    left = {entry["style"] for entry in entries}
     for entry in entries:
-        fresh = entry["style"] not in styles or len(styles) == len({one["style"] for one in entries})
-        if entry["room_type"] not in found and fresh:
+        if entry["room_type"] not in found and (not left or entry["style"] in left):
             found[entry["room_type"]] = entry["id"]
-            styles.add(entry["style"])
+            left.discard(entry["style"])
     return list(found.values())
 
 

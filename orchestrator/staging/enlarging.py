@@ -9,6 +9,7 @@ from PIL import Image
 
 from orchestrator.staging.accounts import Tier
 from orchestrator.staging.masks import FEATHER_PX, inwards
+from orchestrator.staging.planes import BILINEAR, NEAREST, resized
 
 Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """[1,h,w,3] to [1,kh,kw,3]."""
@@ -32,16 +33,10 @@ def enlarged(
     asked = tall > height or wide > width
     source = Image.fromarray(upscale(staged[None])[0] if asked else staged)
     large = np.asarray(source.resize((wide, tall), Image.Resampling.LANCZOS), dtype=np.uint8)
-    inside = _resized(mask.astype(np.float32), wide, tall, Image.Resampling.NEAREST) > 0.5
-    share = _resized(inwards(mask, FEATHER_PX), wide, tall, Image.Resampling.BILINEAR)
+    inside = resized(mask.astype(np.float32), wide, tall, NEAREST) > 0.5
+    share = resized(inwards(mask, FEATHER_PX), wide, tall, BILINEAR)
     done = full.copy()
     # Only the mask's pixels are computed: of a large photograph that is a third.
     old = full[inside].astype(np.float32)
     done[inside] = np.rint(old + share[inside][:, None] * (large[inside] - old)).astype(np.uint8)
     return done, asked
-
-
-def _resized(
-    values: NDArray[np.float32], width_px: int, height_px: int, resampling: Image.Resampling
-) -> NDArray[np.float32]:
-    return np.asarray(Image.fromarray(values).resize((width_px, height_px), resampling), dtype=np.float32)

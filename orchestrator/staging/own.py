@@ -19,6 +19,7 @@ from orchestrator.plan import Plan, base_size, make_plan, repeats, second_streng
 from orchestrator.stages import Stage, listening
 from orchestrator.staging.controls import canny_picture, depth_picture
 from orchestrator.staging.masks import composite
+from orchestrator.staging.planes import BOX, resized
 from orchestrator.staging.provider import StagedPicture, Task, Watch
 from orchestrator.staging.survey import DepthSight
 from orchestrator.staging.toning import toned
@@ -128,11 +129,10 @@ class OwnProvider:
             sampler=self._settings.sampler,
         )
         mask = _whole_cells(task.mask, self._checkpoint.vae_scale_factor).astype(np.uint8) * 255
-        if begun is None:
-            source = SourcePicture(picture=task.picture, strength=task.strength, mask=mask)
-        else:
-            strength = second_strength(self._settings.steps)
-            source = SourcePicture(picture=begun, strength=strength, mask=mask)
+        picture, strength = task.picture, task.strength
+        if begun is not None:
+            picture, strength = begun, second_strength(self._settings.steps)
+        source = SourcePicture(picture=picture, strength=strength, mask=mask)
         controls = tuple(
             ControlPicture(
                 name=name,
@@ -162,13 +162,15 @@ class OwnProvider:
 
 def smaller(task: Task, width_px: int, height_px: int) -> Task:
     """The task at another size; a pixel of the new mask is white where any of the old ones under it is."""
-    size = width_px, height_px
-    picture = Image.fromarray(task.picture).resize(size, Image.Resampling.LANCZOS)
-    share = Image.fromarray(task.mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    picture = Image.fromarray(task.picture).resize((width_px, height_px), Image.Resampling.LANCZOS)
+    share = resized(task.mask.astype(np.float32), width_px, height_px, BOX)
     told = task.inverse_depth
-    if told is not None:
-        told = np.array(Image.fromarray(told).resize(size, Image.Resampling.BOX), dtype=np.float32)
-    return replace(task, picture=np.array(picture, dtype=np.uint8), mask=np.asarray(share) > 0.0, inverse_depth=told)
+    return replace(
+        task,
+        picture=np.array(picture, dtype=np.uint8),
+        mask=share > 0,
+        inverse_depth=None if told is None else resized(told, width_px, height_px, BOX),
+    )
 
 
 def _whole_cells(mask: NDArray[np.bool_], edge_px: int) -> NDArray[np.bool_]:

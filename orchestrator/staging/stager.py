@@ -49,8 +49,8 @@ class Unsaid:
     and how strictly the prompt is followed.
     """
 
-    strength: float = 0.75
-    guidance_scale: float = 6.0
+    strength: float
+    guidance_scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,9 +69,9 @@ class StagerParts:
     limits: PhotoLimits
     cost: CostLedger
     signing_key: SigningKey
+    unsaid: Unsaid
     surveyor: Surveyor | None = None
     enlarging: Enlarging | None = None
-    unsaid: Unsaid = Unsaid()
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from orchestrator.imaging.opencv import Shapes
 from orchestrator.metering import metered
 from orchestrator.staging.floor import find_floor
 from orchestrator.staging.masks import floor_mask, within_margins
+from orchestrator.staging.planes import BILINEAR, resized
 from orchestrator.staging.walls import free_walls
 
 MaskOrigin = Literal["given", "found", "floor"]
@@ -53,9 +54,8 @@ class DepthSight:
         square = (self._size_px, self._size_px)
         seen = Image.fromarray(picture).resize(square, Image.Resampling.BICUBIC, reducing_gap=3.0)
         told = self._look(np.asarray(seen, dtype=np.uint8)[None])[0]
-        size = (picture.shape[1], picture.shape[0])
-        stretched = Image.fromarray(told.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-        return np.maximum(np.asarray(stretched, dtype=np.float32), 0.0)
+        stretched = resized(told.astype(np.float32), picture.shape[1], picture.shape[0], BILINEAR)
+        return np.maximum(stretched, 0.0)
 
 
 class Surveyor:

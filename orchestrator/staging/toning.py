@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from orchestrator.staging.masks import inwards
+from orchestrator.staging.planes import BILINEAR, resized
 
 Floats = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ def toned(photo: NDArray[np.uint8], staged: NDArray[np.uint8], mask: NDArray[np.
     weights = _summed(ring.astype(np.float32)[..., None], CELL_PX)
     carried = _spread(_summed(off * ring[..., None], CELL_PX), weights)
     height, width = mask.shape
-    corrected = np.rint(staged + _resized(carried, width, height)).clip(0, 255).astype(np.uint8)
+    corrected = np.rint(staged + resized(carried, width, height, BILINEAR)).clip(0, 255).astype(np.uint8)
     return np.where(mask[..., None], corrected, staged)
 
 
@@ -43,16 +43,9 @@ def _spread(sums: Floats, weights: Floats) -> Floats:
         return means
     even = ((0, height % 2), (0, width % 2), (0, 0))
     coarse = _spread(*(_summed(np.pad(values, even), 2) for values in (sums, weights)))
-    finer = _resized(coarse, 2 * coarse.shape[1], 2 * coarse.shape[0])[:height, :width]
+    finer = resized(coarse, 2 * coarse.shape[1], 2 * coarse.shape[0], BILINEAR)[:height, :width]
     share = np.minimum(weights, np.float32(1))
     return np.asarray(share * means + (1 - share) * finer, np.float32)
-
-
-def _resized(values: Floats, width: int, height: int) -> Floats:
-    """[h,w,c] at another size, linear between the centres of the old squares."""
-    planes = (Image.fromarray(plane) for plane in np.moveaxis(values, -1, 0))
-    made = [np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR), np.float32) for plane in planes]
-    return np.stack(made, axis=-1)
 
 
 def _summed(values: Floats, edge: int) -> Floats:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from integration.demo_models import build
 from PIL import Image
 
 from demo.rooms.run import ROOT, settings
@@ -25,15 +26,10 @@ AIM, REACHED = 0.8, 0.6
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("rooms") / "models"
-    made = FOLDER / "checkpoint"
-    command = [sys.executable, "export/build_engines.py", "--checkpoint", str(made), "--runtime", "onnx"]
+    made, options = FOLDER / "checkpoint", ["--depth", str(FOLDER / "depth")]
     for name in ("depth", "canny"):
-        command += ["--controlnet", f"{name}={made / f'controlnet_{name}'}"]
-    command += ["--depth", str(FOLDER / "depth"), "--out", str(out)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return out
+        options += ["--controlnet", f"{name}={made / f'controlnet_{name}'}"]
+    return build(tmp_path_factory.mktemp("rooms") / "models", made, *options)
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,22 @@ ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 
 
+def build(out: Path, checkpoint: Path, *options: str) -> Path:
+    """The model repository ``out`` of a checkpoint, in fp32 ONNX graphs."""
+    command = [sys.executable, "export/build_engines.py", "--checkpoint", str(checkpoint), "--runtime", "onnx"]
+    built = subprocess.run(
+        [*command, *options, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return out
+
+
 @pytest.fixture(scope="session")
 def demo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model repository of demo/checkpoint, in fp32 ONNX graphs."""
     if not (CHECKPOINT / "model_index.json").is_file():
         pytest.skip("demo/checkpoint has not been trained in this checkout")
-    out = tmp_path_factory.mktemp("demo") / "models"
-    command = [sys.executable, "export/build_engines.py", "--checkpoint", str(CHECKPOINT), "--runtime", "onnx"]
-    built = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return out
+    return build(tmp_path_factory.mktemp("demo") / "models", CHECKPOINT)
 
 
 @pytest.fixture(scope="session")
