@@ -1,5 +1,6 @@
 """Shared memory and joint steps with the real server."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -119,7 +120,7 @@ def test_a_server_that_was_started_anew_in_mid_job_is_given_the_memory_again(
                 np.testing.assert_array_equal(network(latents(3), TIMESTEP), expected)
                 assert len(regions(again.http_url)) == 1
         models.close()
-    assert not any(name.startswith(PREFIX) for name in (path.name for path in SHARED.glob(f"{PREFIX}*-*")))
+    assert not list(SHARED.glob(f"{PREFIX}{os.getpid()}-*"))
 
 
 def test_a_server_that_forbids_shared_memory_is_served_without(

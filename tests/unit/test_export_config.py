@@ -12,8 +12,9 @@ from export_checkpoints import SD15_BLOCKS, projections
 from google.protobuf import text_format
 
 from export.checkpoint import open_checkpoint
+from export.companions import with_depth
 from export.config_pbtxt import NATIVE, Serving, render
-from export.graph_cache import SHIPPED
+from export.graph_cache import SHIPPED, file_name
 from export.profiles import profiles_of
 from export.specs import (
     FAMILIES,
@@ -252,17 +253,40 @@ GRAPHS = {
 _ONNX_TYPES = {"TYPE_INT64": 7, "TYPE_FP32": 1, "TYPE_FP16": 10, "TYPE_UINT8": 2}
 
 
+ROOMS = ROOT / "demo" / "rooms"
+DEMOS = (
+    open_checkpoint(str(ROOT / "demo" / "checkpoint")),
+    with_depth(
+        open_checkpoint(
+            str(ROOMS / "checkpoint"),
+            {name: ROOMS / "checkpoint" / f"controlnet_{name}" for name in ("depth", "canny")},
+        ),
+        str(ROOMS / "depth"),
+    ),
+)
+
+
+def graph_in(path: Path, precision: Precision, style_rank: int) -> Graph:
+    """What the table says of a committed graph: a demo's has its own key in its name, any other is SD 1.5's."""
+    if path.parent != ROOT / "demo" / "graphs":
+        return next(g for g in graphs_of(SD15, style_rank) if path.name.startswith(f"{g.name}-"))
+    return next(
+        graph
+        for checkpoint in DEMOS
+        for graph in graphs_of(checkpoint.architecture, style_rank)
+        if file_name(graph, checkpoint, precision) == path.name
+    )
+
+
 def declared_and_held(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors as ``config.pbtxt`` declares them for a committed graph, and as the graph has them; -1 is open."""
-    name, precision, _ = path.stem.rsplit("-", 2)
+    precision = Precision(path.stem.split("-")[-2])
     held = {}
     for entry in (*GRAPHS[path].input, *GRAPHS[path].output):
         dims = [dim.dim_value or -1 for dim in entry.type.tensor_type.shape.dim]
         held[entry.name] = (entry.type.tensor_type.elem_type, dims[1:])
-    demo = open_checkpoint(str(ROOT / "demo" / "checkpoint")).architecture
-    architecture = demo if path.parent.parent.name == "demo" else SD15
-    graph = next(g for g in graphs_of(architecture, 8 if "style" in held else 0) if g.name == name)
-    config = parse(render(graph, Serving(Runtime.ONNX, Device.GPU), Precision(precision)))
+    graph = graph_in(path, precision, 8 if "style" in held else 0)
+    config = parse(render(graph, Serving(Runtime.ONNX, Device.GPU), precision))
     declared = {
         tensor.name: (_ONNX_TYPES[MODEL_CONFIG.DataType.Name(tensor.data_type)], list(tensor.dims))
         for tensor in (*config.input, *config.output)
