@@ -76,6 +76,7 @@ class Error(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     served: Served
 
     def setup(self) -> None:

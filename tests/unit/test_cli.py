@@ -5,6 +5,7 @@ import io
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,6 +227,11 @@ def ctrl_c_raises() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.1)  # formulas are quick: without it all steps may be made before the main thread gets its turn
+
+
 @pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
     seen = []
@@ -233,7 +239,7 @@ def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing,
     def interrupt(step: PipelineStep) -> None:
         seen.append(step.index)
         if step.index == 1:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            press_ctrl_c()
 
     orders = ordered("a boat", "--preview", "rough.png", "--size", "256x256", "--steps", "60")
     assert Generation(orders, Watched(interrupt), finishing).run() == INTERRUPTED
@@ -245,7 +251,7 @@ def test_ctrl_c_stops_within_a_step_and_says_what_was_kept(finishing: Finishing,
 def test_ctrl_c_before_anything_says_that_nothing_was_kept(finishing: Finishing, capsys: pytest.CaptureFixture[str]):
     def interrupt(step: PipelineStep) -> None:
         if step.index == 0:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            press_ctrl_c()
 
     Generation(ordered("a boat", "--size", "256x256", "--steps", "60"), Watched(interrupt), finishing).run()
     assert "no picture was finished and nothing was kept" in capsys.readouterr().err

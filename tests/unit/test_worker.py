@@ -57,7 +57,7 @@ class ScriptedRunner:
 
 
 class House:
-    def __init__(self, max_concurrent: int = 2) -> None:
+    def __init__(self, max_concurrent: int = 2, grace_s: float = 6.0) -> None:
         self.broker, self.store = MemoryBroker(), MemoryStore()
         self.ledger = Ledger(self.store, "file:///r")
         self.runner = ScriptedRunner(self.ledger)
@@ -69,7 +69,9 @@ class House:
             self.runner,
             self.ledger,
             Conclusion(self.broker, self.ledger, outbox, max_attempts=3, listen=self.events.append),
-            settings=WorkerSettings(max_concurrent=max_concurrent, fairness_window=40, job_timeout_s=60.0, grace_s=6.0),
+            settings=WorkerSettings(
+                max_concurrent=max_concurrent, fairness_window=40, job_timeout_s=60.0, grace_s=grace_s
+            ),
             listen=self.events.append,
             send_progress=lambda event, url, life: self.milestones.append(event),
         )
@@ -278,7 +280,7 @@ def test_a_job_cancelled_before_it_was_delivered_never_runs(house: House) -> Non
 
 
 def test_stopping_hands_back_what_has_not_begun_and_interrupts_what_cannot_finish() -> None:
-    house = House(max_concurrent=1)
+    house = House(max_concurrent=1, grace_s=0.4)
     house.runner.work = lambda attempt, control: _until_stopped(control)
     with house.working():
         running = house.deliver(message(1))
