@@ -270,11 +270,11 @@ class Reader:
 
     @staticmethod
     def load(folder: Path) -> Reader:
-        """The frozen encoders in a folder of `demo.rooms.train_text`."""
+        """The frozen encoders in a folder of `demo.rooms.train_text`, or in a checkpoint's."""
         return Reader(
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
-            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").eval(),
+            CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval(),
+            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").float().eval(),
         )
 
     @torch.no_grad()
