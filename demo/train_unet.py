@@ -8,21 +8,17 @@ new shards are picked up while the training runs.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import random
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as ranks
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -31,6 +27,7 @@ from demo.latents import RAW_SPREAD, SCALED_SPREAD
 from demo.paint_latents import scene_numbers, scene_of
 from demo.scenes import Scene
 from demo.train_text_encoder import WIDTH
+from demo.training import Lesson, Teacher, parser_of, start, train
 
 MIN_SNR = 5.0
 LEAST_WEIGHT = 0.2
@@ -43,10 +40,6 @@ WRONG_CAPTIONS = 0.25
 usual guidance scale of 7.5 acts as about 5 does otherwise: at full weight it drives flat colours out of gamut."""
 SMALL_SHARE = 0.45
 """Share of the time given to small pictures alone."""
-SYNC_STEPS = 4
-"""The processes average their weights every so many steps."""
-AVERAGING = 0.998
-"""Decay per step of the weights' running mean, which is what the checkpoint holds."""
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -139,12 +132,6 @@ def velocity_loss(
     return loss
 
 
-def learning_rate(spent: float, step: int, peak: float) -> float:
-    """Warm-up over 40 steps, level until 65 % of the time, then half a cosine."""
-    fall = max(0.0, (spent - 0.65) / 0.35)
-    return peak * min(1, (step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
-
-
 @dataclass
 class Readers:
     """Turns captions into text features with the frozen text encoder."""
@@ -160,108 +147,45 @@ class Readers:
         return features
 
 
-def load_readers(args: argparse.Namespace) -> Readers:
-    """The tokenizer and the text encoder as their folders hold them now."""
-    return Readers(
-        CLIPTokenizer.from_pretrained(args.tokenizer), CLIPTextModel.from_pretrained(args.text_encoder).eval()
-    )
+class Scenes(Teacher):
+    """Draws batches of painted scenes for a UNet."""
 
+    def __init__(self, unet: UNet2DConditionModel, pool: Pool, read: Readers, seed: int) -> None:
+        super().__init__(seed)
+        self.unet, self.pool, self.read, self.alphas = unet, pool, read, alphas_cumprod()
 
-def share_weights(networks: nn.Module, spent: float) -> float:
-    """Averages the weights of all processes (local SGD, Stich 2018); returns the largest share of time spent."""
-    with torch.no_grad():
-        flat = torch.cat([weights.flatten() for weights in networks.parameters()] + [torch.tensor([spent])])
-        ranks.all_reduce(flat)
-        flat /= ranks.get_world_size()
-        begin = 0
-        for weights in networks.parameters():
-            weights.copy_(flat[begin : begin + weights.numel()].view_as(weights))
-            begin += weights.numel()
-    return float(flat[-1])
+    def refresh(self) -> None:
+        self.pool.refresh()
 
-
-def take_step(unet: UNet2DConditionModel, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One update of the weights."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-    optimizer.step()
-
-
-def train(unet: UNet2DConditionModel, pool: Pool, args: argparse.Namespace) -> None:
-    """Trains for so many minutes on the clock; averaged weights go to `args.out` every four."""
-    rank = ranks.get_rank()
-    torch.manual_seed(args.seed + 1000 * rank)
-    rng, shape_rng = random.Random(args.seed + 1000 * rank), random.Random(args.seed)
-    average = new_unet()
-    average.load_state_dict(unet.state_dict())
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99))
-    alphas = alphas_cumprod()
-    begin = saved = time.monotonic()
-    step, recent, spent = 0, 0.0, args.spent
-    counts: dict[str, int] = {}
-    while spent < 1:
-        if step % 100 == 0:
-            pool.refresh()
-            read = load_readers(args)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spent, step, args.lr)
-        shape, size = choose_shape(pool, spent, shape_rng)
-        latents, texts = pool.batch(shape, size, rng)
+    def lesson(self, spent: float) -> Lesson:
+        shape, size = choose_shape(self.pool, spent, self.shared)
+        latents, texts = self.pool.batch(shape, size, self.own)
         timesteps = torch.randint(0, 1000, (size,))
-        text = read(mistake_captions(texts, timesteps, rng))
-        loss = velocity_loss(unet, latents, timesteps, text, alphas)
-        take_step(unet, optimizer, loss)
-        step += 1
-        counts[f"{shape[0]}x{shape[1]}"] = counts.get(f"{shape[0]}x{shape[1]}", 0) + size * ranks.get_world_size()
-        recent = 0.98 * recent + 0.02 * loss.item() if step > 1 else loss.item()
-        if step % SYNC_STEPS == 0:
-            spent = args.spent + (1 - args.spent) * (time.monotonic() - begin) / (60 * args.minutes)
-            spent = share_weights(unet, spent)
-            decay = min(AVERAGING, step / (step + 30)) ** SYNC_STEPS
-            with torch.no_grad():
-                for kept, now in zip(average.parameters(), unet.parameters(), strict=True):
-                    kept.lerp_(now, 1 - decay)
-        if rank == 0 and step % 48 == 0:
-            print(f"step {step} {time.monotonic() - begin:.0f} s loss {recent:.4f} {counts}", flush=True)
-        if rank == 0 and time.monotonic() - saved > 180:
-            average.save_pretrained(args.out)
-            saved = time.monotonic()
-    if rank == 0:
-        average.save_pretrained(args.out)
-        (args.out / "training.json").write_text(
-            json.dumps({"steps": step, "pictures": counts, "minutes": args.minutes, "seed": args.seed})
-        )
+        text = self.read(mistake_captions(texts, timesteps, self.own))
+        return Lesson(velocity_loss(self.unet, latents, timesteps, text, self.alphas), shape, size)
 
 
-def run(rank: int, args: argparse.Namespace) -> None:
-    """One of the processes that train together; each has one thread, which on two busy cores beats one with two."""
-    torch.set_num_threads(1)
-    ranks.init_process_group("gloo", init_method=f"file://{args.out}/meeting", rank=rank, world_size=args.processes)
+def run(args: argparse.Namespace) -> None:
+    """One of the processes that train together."""
     unet = UNet2DConditionModel.from_pretrained(args.resume) if args.resume else new_unet()
     unet.set_attn_processor(AttnProcessor())  # plain products: torch's fused attention trains a third slower here
-    share_weights(unet, 0.0)
-    train(unet, Pool(args.latents), args)
-    ranks.destroy_process_group()
+    encoder = CLIPTextModel.from_pretrained(args.text_encoder).float().eval()
+    read = Readers(CLIPTokenizer.from_pretrained(args.tokenizer), encoder)
+    train(unet, new_unet(), Scenes(unet, Pool(args.latents), read, args.seed), save, args)
+
+
+def save(unet: Any, out: Path) -> None:
+    """Writes the UNet's folder."""
+    unet.save_pretrained(out)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__, minutes=75, seed=4)
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--resume", type=Path, help="go on from this folder's weights")
-    parser.add_argument("--spent", type=float, default=0.0, help="with --resume: share of the schedule already behind")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "meeting").unlink(missing_ok=True)
-    spawn(run, (args,), nprocs=args.processes)  # type: ignore[no-untyped-call]
+    start(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -17,21 +17,17 @@ random, of unit variance (Mishkin & Matas, 2016), and stay so: what they make of
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as ranks
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -40,14 +36,8 @@ from demo.rooms.captions import empty_caption, furnished_caption, unwanted
 from demo.rooms.paint import load
 from demo.rooms.rooms import Room, room_of
 from demo.rooms.train_text import POOLED, WIDTHS
-from demo.train_unet import (
-    MIN_SNR,
-    alphas_cumprod,
-    learning_rate,
-    mistake_captions,
-    noise_like,
-    share_weights,
-)
+from demo.train_unet import MIN_SNR, alphas_cumprod, mistake_captions, noise_like
+from demo.training import Lesson, Teacher, parser_of, start, train
 
 TIME_WIDTH = 16
 CONTROLS = ("depth", "canny")
@@ -76,8 +66,6 @@ STAGED, REFINED = 850, 600
 """Staging begins below the first timestep, and above it only one sample in eight is learned. Full-sized pictures are
 learned below the second: staging composes at half the size, and refines from there."""
 SMALL_BATCH = 8
-SYNC_STEPS = 4
-AVERAGING = 0.998
 
 
 def new_networks() -> nn.ModuleDict:
@@ -352,7 +340,7 @@ def shown(rng: random.Random) -> tuple[str, ...]:
     return rng.choices(((), ("depth",), ("canny",), CONTROLS), (0.15, 0.3, 0.15, 0.4))[0]
 
 
-def save(networks: nn.ModuleDict, out: Path) -> None:
+def save(networks: Any, out: Path) -> None:
     """Writes `unet`, `controlnet_depth` and `controlnet_canny`."""
     network: Any
     for name, network in networks.items():
@@ -365,58 +353,24 @@ def load_networks(folder: Path) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": UNet2DConditionModel.from_pretrained(folder / "unet"), **controls})
 
 
-def train(networks: nn.ModuleDict, args: argparse.Namespace) -> None:
-    """Trains for so many minutes on the clock; averaged weights go to `args.out` every three."""
-    rank, pool, reader, alphas = ranks.get_rank(), Pool(args.rooms), Reader.load(args.text), alphas_cumprod()
-    pool.refresh()
-    fix_embeddings(networks, pool, fresh=args.resume is None)
-    share_weights(networks, 0.0)
-    torch.manual_seed(args.seed + 1000 * rank)
-    rng, shared_rng = random.Random(args.seed + 1000 * rank), random.Random(args.seed)
-    average = new_networks()
-    average.load_state_dict(networks.state_dict())
-    learned = [weights for weights in networks.parameters() if weights.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    begin = saved = time.monotonic()
-    step, recent, spent, counts = 0, 0.0, args.spent, dict[str, int]()
-    while spent < 1:
-        if step % 100 == 0:
-            pool.refresh()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spent, step, args.lr)
-        size, count = pool.shape(spent, shared_rng)
-        batch = pool.batch(size, count, shown(shared_rng), rng)
-        loss = velocity_loss(networks, batch, reader, alphas, rng)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
-        step += 1
-        name = f"{size[0]}x{size[1]}"
-        counts[name] = counts.get(name, 0) + count * ranks.get_world_size()
-        recent = 0.98 * recent + 0.02 * loss.item() if step > 1 else loss.item()
-        if step % SYNC_STEPS == 0:
-            spent = args.spent + (1 - args.spent) * (time.monotonic() - begin) / (60 * args.minutes)
-            spent = share_weights(networks, spent)
-            decay = min(AVERAGING, step / (step + 30)) ** SYNC_STEPS
-            with torch.no_grad():
-                for kept, now in zip(average.parameters(), networks.parameters(), strict=True):
-                    kept.lerp_(now, 1 - decay)
-        if rank == 0 and step % 48 == 0:
-            print(f"step {step} {time.monotonic() - begin:.0f} s loss {recent:.4f} {counts}", flush=True)
-        if rank == 0 and time.monotonic() - saved > 180:
-            save(average, args.out)
-            saved = time.monotonic()
-    if rank == 0:
-        save(average, args.out)
-        record = {"steps": step, "pictures": counts, "minutes": args.minutes, "seed": args.seed, "loss": recent}
-        (args.out / "training.json").write_text(json.dumps(record))
+class Rooms(Teacher):
+    """Draws batches of painted rooms for the networks."""
+
+    def __init__(self, networks: nn.ModuleDict, pool: Pool, reader: Reader, seed: int) -> None:
+        super().__init__(seed)
+        self.networks, self.pool, self.reader, self.alphas = networks, pool, reader, alphas_cumprod()
+
+    def refresh(self) -> None:
+        self.pool.refresh()
+
+    def lesson(self, spent: float) -> Lesson:
+        size, count = self.pool.shape(spent, self.shared)
+        batch = self.pool.batch(size, count, shown(self.shared), self.own)
+        return Lesson(velocity_loss(self.networks, batch, self.reader, self.alphas, self.own), size, count)
 
 
-def run(rank: int, args: argparse.Namespace) -> None:
-    """One of the processes that train together, with one thread each."""
-    torch.set_num_threads(1)
-    ranks.init_process_group("gloo", init_method=f"file://{args.out}/meeting", rank=rank, world_size=args.processes)
+def run(args: argparse.Namespace) -> None:
+    """One of the processes that train together."""
     networks = load_networks(args.resume) if args.resume else new_networks()
     if args.resume is None:
         start_from_scenes(networks, UNet2DConditionModel.from_pretrained(args.scenes))
@@ -424,27 +378,19 @@ def run(rank: int, args: argparse.Namespace) -> None:
     for network in networks.values():
         network.set_attn_processor(AttnProcessor())
         network.to(memory_format=torch.channels_last)
-    train(networks, args)
-    ranks.destroy_process_group()
+    pool = Pool(args.rooms)
+    pool.refresh()
+    fix_embeddings(networks, pool, fresh=args.resume is None)
+    train(networks, new_networks(), Rooms(networks, pool, Reader.load(args.text), args.seed), save, args)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__, minutes=60, seed=22)
     parser.add_argument("--rooms", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--scenes", type=Path, default=Path("demo/checkpoint/unet"), help="the UNet to begin with")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=22)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--resume", type=Path, help="go on from this folder's weights")
-    parser.add_argument("--spent", type=float, default=0.0, help="with --resume: share of the schedule already behind")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "meeting").unlink(missing_ok=True)
-    spawn(run, (args,), nprocs=args.processes)  # type: ignore[no-untyped-call]
+    start(run, parser.parse_args())
 
 
 if __name__ == "__main__":
