@@ -29,7 +29,8 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "lines": Limit(0.65, 0.95, "only {measure:.0%} of the room's lines go on inside the mask"),
     # Depth networks are off by several percent themselves, and evenly so over large areas.
     "depth_outside": Limit(0.12, 0.0, "the room outside the mask has another depth, by {measure:.0%} of its range"),
-    "depth_border": Limit(0.16, 0.0, "the room at the mask's border has another depth, by {measure:.0%} of its range"),
+    # Sound rooms reach 9 % there where the demo's network tells the depth and its mask was found by it.
+    "depth_border": Limit(0.2, 0.0, "the room at the mask's border has another depth, by {measure:.0%} of its range"),
     # A stool and a plant covered 7 % of a bathroom's mask; a mock's outlines, lines left out, 0.4 %.
     "furnished": Limit(0.0, 0.06, "there is no furniture: {measure:.1%} of the mask is covered"),
     # A full room leaves a quarter of the mask as it was; a tight mask less.
