@@ -21,8 +21,11 @@ _STYLE = f'input {{ name: "style" data_type: TYPE_FP16 dims: [ {_SD15_STYLE} ] }
 
 
 @contextmanager
-def null_repository(base: Path, max_queue_delay_us: int = 500) -> Iterator[Path]:
-    """``base`` with a UNet of no cost, one of SD 1.5's shapes in fp16 with styles, and one that takes its time."""
+def null_repository(base: Path) -> Iterator[Path]:
+    """``base`` with a UNet of no cost, one of SD 1.5's shapes in fp16 with styles, and one that takes its time.
+
+    All three wait for neighbours as long as the UNet of ``base`` does.
+    """
     with TemporaryDirectory(prefix="remarque-null-") as place:
         repository = Path(place)
         for path in base.iterdir():
@@ -30,9 +33,9 @@ def null_repository(base: Path, max_queue_delay_us: int = 500) -> Iterator[Path]
                 shutil.copy(path, repository)
             elif path.name != "unet" and "--" not in path.name:
                 (repository / path.name).symlink_to(path.absolute())
-        delay = f"max_queue_delay_microseconds: {max_queue_delay_us}"
         config = (base / "unet" / "config.pbtxt").read_text("utf-8")
-        _write(repository, "unet", re.sub(r"max_queue_delay_microseconds: \d+", delay, config))
+        delay = "".join(re.findall(r"max_queue_delay_microseconds: \d+", config))
+        _write(repository, "unet", config)
         _write(repository, SD15, _config(SD15, _TENSORS.format(kind="TYPE_FP16", width=768, more=_STYLE), delay))
         pace = {"fixed_ms": PACED_FIXED_MS, "row_ms": PACED_ROW_MS}
         _write(repository, PACED, _config(PACED, _TENSORS.format(kind="TYPE_FP32", width=128, more=""), delay, pace))

@@ -102,20 +102,21 @@ class Family:
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
+    # The delay only has to span the messages of one group, which the gate sends at once (docs/decisions.md).
     # A guided job is two rows: ten of them fill a GPU's execution. A CPU gains nothing beyond four jobs, and more rows
     # of 1024x1024 would not fit a laptop's memory.
     "sd1": Family(
         "sd1",
         (256, 1024),
         (512, 1024),
-        {Device.CPU: Batching(8, (2, 2), 5000), Device.GPU: Batching(20, (8, 2), 2000)},
+        {Device.CPU: Batching(8, (2, 2), 300), Device.GPU: Batching(20, (8, 2), 500)},
     ),
     # One row of 1024x1024 is eight times the work of an SD 1.x row of 512x512 and fills a GPU by itself.
     "sdxl": Family(
         "sdxl",
         (256, 1536),
         (768, 1024),
-        {Device.CPU: Batching(4, (2, 2), 5000), Device.GPU: Batching(8, (4, 2), 2000)},
+        {Device.CPU: Batching(4, (2, 2), 300), Device.GPU: Batching(8, (4, 2), 500)},
         vae_in_fp32=True,
         is_told_sizes=True,
     ),
