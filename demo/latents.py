@@ -34,21 +34,7 @@ def block_features(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def block_latents(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Raw latents of pictures: uint8 [n, h, w, 3] -> float32 [n, 4, h/8, w/8], standard deviation about 3."""
-    return _normal(block_features(pictures))
-
-
-def lit(latents: NDArray[np.float32], light: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Raw latents [n,4,h,w] in another light: each colour of each block times ``light`` [3,h,w]."""
-    features = latents / RAW_SPREAD * SPREADS[:, None, None] + MEANS[:, None, None]
-    bright, warm, green, detail = np.moveaxis(features, 1, 0)
-    both = bright - green / 3
-    colours = both + warm, bright + 2 * green / 3, both - warm
-    red, greens, blue = (np.minimum((one + 1) * share, 2) - 1 for one, share in zip(colours, light, strict=True))
-    told = [(red + greens + blue) / 3, (red - blue) / 2, greens - (red + blue) / 2, detail * light.mean(axis=0)]
-    return _normal(np.stack(told, axis=1).astype(np.float32))
-
-
-def _normal(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    features = block_features(pictures)
     normal: NDArray[np.float32] = (features - MEANS[:, None, None]) / SPREADS[:, None, None] * RAW_SPREAD
     return normal
 

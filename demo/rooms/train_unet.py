@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from demo.latents import BLOCK_PX, RAW_SPREAD, SCALED_SPREAD, block_latents, lit
+from demo.latents import BLOCK_PX, RAW_SPREAD, SCALED_SPREAD, block_latents
 from demo.rooms.captions import empty_caption, furnished_caption, unwanted
 from demo.rooms.paint import load
 from demo.rooms.rooms import Room, room_of
@@ -50,8 +50,6 @@ STARTS = 600, 850
 """Timesteps that staging starts from."""
 LEAST_WEIGHT = 0.6
 """As in `demo.train_unet`, but more: where staging starts, all of a room is decided within a few steps."""
-AS_DRAWN = 0.4
-"""Share of rooms in the light that they were drawn in: photographs are darker, tinted, lit from one side."""
 WHOLE = 0.1
 """Share of masks that cover everything."""
 TONE_WEIGHT, TONE_CELLS = 4.0, 4
@@ -169,8 +167,8 @@ class Pool:
         """So many rooms of this size, with fresh captions."""
         chosen = [rng.choice(self.samples[size]) for _ in range(count)]
         scale = SCALED_SPREAD / RAW_SPREAD
-        pairs = [in_some_light(np.stack([one.furnished, one.empty]), rng) for one in chosen]
-        furnished, empty = torch.from_numpy(np.stack(pairs, axis=1) * scale)
+        furnished = torch.from_numpy(np.stack([one.furnished for one in chosen])).float() * scale
+        empty = torch.from_numpy(np.stack([one.empty for one in chosen])).float() * scale
         bare = torch.tensor([rng.random() < EMPTY for _ in chosen])[:, None, None, None]
         texts = [
             empty_caption(one.room, rng) if still else furnished_caption(one.room, rng)
@@ -188,18 +186,6 @@ class Pool:
         if name not in one.seen:
             one.seen[name] = fixed_layers(self.embeddings[name], control_picture(name, one)[None])[0].half()
         return one.seen[name]
-
-
-def in_some_light(latents: NDArray[np.float16], rng: random.Random) -> NDArray[np.float32]:
-    """Raw latents [n,4,h,w] of one room, often darker, warmer or colder than drawn, or with light from one side."""
-    drawn = latents.astype(np.float32)
-    if rng.random() < AS_DRAWN:
-        return drawn
-    rows, columns = latents.shape[2:]
-    down, across = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)
-    falls = 1 + rng.uniform(-0.12, 0.12) * down + rng.uniform(-0.12, 0.12) * across
-    tint = np.array([rng.uniform(0.95, 1.05) for _ in range(3)])
-    return lit(drawn, (rng.uniform(0.75, 1.1) * falls * tint[:, None, None]).astype(np.float32))
 
 
 def random_mask(rows: int, columns: int, rng: random.Random) -> Tensor:
