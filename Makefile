@@ -85,10 +85,10 @@ $(STATE)/.services: local/environment.py | $(BIN)/python
 $(STATE)/.promtool: local/promtool.py | $(BIN)/python
 	@$(BIN)/python -m local.promtool && touch $@
 
-$(STATE)/rooms/.built: $(VENV)/.staging $(shell find demo/rooms/checkpoint demo/rooms/depth demo/graphs export model_repository/model.py -type f -not -name '*.pyc' 2>/dev/null)
+$(STATE)/rooms/.built: $(VENV)/.staging $(shell find demo/rooms/checkpoint demo/rooms/depth demo/rooms/upscaler demo/graphs export model_repository/model.py -type f -not -name '*.pyc' 2>/dev/null)
 	@$(BIN)/python export/build_engines.py --checkpoint demo/rooms/checkpoint --runtime onnx --out $(STATE)/rooms \
 	  --controlnet depth=demo/rooms/checkpoint/controlnet_depth --controlnet canny=demo/rooms/checkpoint/controlnet_canny \
-	  --depth demo/rooms/depth && touch $@
+	  --depth demo/rooms/depth --upscaler demo/rooms/upscaler && touch $@
 
 $(STATE)/models/.built: $(VENV)/.demo $(shell find demo/checkpoint demo/graphs export model_repository/model.py -type f -not -name '*.pyc' 2>/dev/null)
 	@$(BIN)/python export/build_engines.py --checkpoint demo/checkpoint --runtime onnx --out $(STATE)/models && touch $@

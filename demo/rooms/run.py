@@ -30,8 +30,8 @@ MODELS = STATE / "rooms"
 STORE = STATE / "staging"
 LOG = LOGS / "staging.log"
 TOKEN = "staging-demo-token"
-ROOM = 900_010
-SIZE_PX = 768, 512
+ROOM = 900_011
+SIZE_PX = 1152, 768
 PATIENCE_S = 300.0
 SETTINGS = {
     # The demo's ControlNets were trained at full say, from the first step to the last.
@@ -42,6 +42,9 @@ SETTINGS = {
     "STAGING_GUIDANCE_SCALE": "3",
     "STAGING_STYLE_SCORES": str(ROOT / "demo" / "rooms" / "style_scores.json"),
     "STAGING_WORKING_PX": "768",
+    # The photograph is larger: what was painted is enlarged to its size, all else is the photograph's own.
+    "UPSCALE_ENABLED": "true",
+    "STAGING_UPSCALE_TIERS": "free",
     "STAGING_DEADLINE_SECONDS": str(int(PATIENCE_S)),
     "STAGING_FALLBACK": "refuse",
 }

@@ -78,7 +78,7 @@ def train(network: CompactUpscaler, pictures: NDArray[np.uint8], options: argpar
             group["lr"] = rate
         wanted = crops(pictures, options.batch, rng)
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.l1_loss(network(reduced(wanted)), wanted)
+        loss = functional.mse_loss(network(reduced(wanted)), wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

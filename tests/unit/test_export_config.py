@@ -12,7 +12,7 @@ from export_checkpoints import SD15_BLOCKS, projections
 from google.protobuf import text_format
 
 from export.checkpoint import open_checkpoint
-from export.companions import with_depth
+from export.companions import with_depth, with_upscaler
 from export.config_pbtxt import NATIVE, Serving, render
 from export.graph_cache import SHIPPED, file_name
 from export.profiles import profiles_of
@@ -256,12 +256,15 @@ _ONNX_TYPES = {"TYPE_INT64": 7, "TYPE_FP32": 1, "TYPE_FP16": 10, "TYPE_UINT8": 2
 ROOMS = ROOT / "demo" / "rooms"
 DEMOS = (
     open_checkpoint(str(ROOT / "demo" / "checkpoint")),
-    with_depth(
-        open_checkpoint(
-            str(ROOMS / "checkpoint"),
-            {name: ROOMS / "checkpoint" / f"controlnet_{name}" for name in ("depth", "canny")},
+    with_upscaler(
+        with_depth(
+            open_checkpoint(
+                str(ROOMS / "checkpoint"),
+                {name: ROOMS / "checkpoint" / f"controlnet_{name}" for name in ("depth", "canny")},
+            ),
+            str(ROOMS / "depth"),
         ),
-        str(ROOMS / "depth"),
+        ROOMS / "upscaler",
     ),
 )
 
