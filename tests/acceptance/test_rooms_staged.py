@@ -50,6 +50,8 @@ def report(triton: LocalTriton, repository: Path, tmp_path_factory: pytest.TempP
     folder, out = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("report")
     curated = json.loads((SET / "set.json").read_text())
     curated["entries"] = curated["entries"][::EVERY]
+    for entry in curated["entries"][1::2]:
+        del entry["mask"]  # the set's masks give outlines away; without one the service looks for floor and walls
     (folder / "set.json").write_text(json.dumps(curated))
     for name in ("originals", "masks"):
         shutil.copytree(SET / name, folder / name)
@@ -79,6 +81,7 @@ def test_most_rooms_pass_every_score(report: Path, pytestconfig: pytest.Config):
 
 
 def test_outside_the_mask_every_pixel_is_the_photographs(report: Path):
+    given = [entry["id"] for entry in json.loads((SET / "set.json").read_text())["entries"][:: 2 * EVERY]]
     befores = sorted((report / "pictures").glob("*-before.png"))
     assert len(befores) == 10
     for before in befores:
@@ -86,5 +89,7 @@ def test_outside_the_mask_every_pixel_is_the_photographs(report: Path):
         old, new = (np.asarray(Image.open(path).convert("RGB")) for path in (before, after))
         changed = (old != new).any(axis=2)
         assert 0.05 < changed.mean() < 0.9
-        with Image.open(SET / "masks" / before.name.replace("-before", "")) as mask:
-            assert not changed[np.asarray(mask) == 0].any()
+        name = before.name.removesuffix("-before.png")
+        if name in given:
+            with Image.open(SET / "masks" / f"{name}.png") as mask:
+                assert not changed[np.asarray(mask) == 0].any()
