@@ -13,7 +13,7 @@ def grpc_caller(address: str, model: str, inputs: Mapping[str, NDArray[Any]]) ->
     """A call of ``model`` whose tensors all travel; None where tritonclient's gRPC part is not installed."""
     try:
         import tritonclient.grpc as grpc
-    except ImportError:
+    except (ImportError, RuntimeError):  # tritonclient without its extra "grpc" says so by a RuntimeError
         return None
     client = grpc.InferenceServerClient(address)
 

@@ -34,7 +34,7 @@ def load(graph: Path, threads: int, outputs: Sequence[str]) -> Network:
     torch.backends.cudnn.allow_tf32 = True
     is_vae = graph.parent.parent.name.startswith("vae")
     dtype = torch.float16 if device.type == "cuda" and not is_vae else torch.float32
-    program = Program(onnx.load(graph), device, dtype)
+    program = Program(onnx.load(graph, load_external_data=False), graph.parent, device, dtype)
     recorded: dict[tuple[Any, ...], Callable[[Values], Values]] = {}
 
     def network(inputs: Arrays) -> Arrays:
@@ -53,11 +53,14 @@ def load(graph: Path, threads: int, outputs: Sequence[str]) -> Network:
 class Program:
     """The nodes of a graph with their weights in place."""
 
-    def __init__(self, model: onnx.ModelProto, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        """``folder`` is where the model's weights are looked for."""
         self.device, self.dtype = device, dtype
         self._nodes = _with_attention(list(model.graph.node))
         exact = _exact(self._nodes)
-        self._constants = {each.name: self._constant(each, each.name in exact) for each in model.graph.initializer}
+        self._constants = {
+            each.name: self._constant(_array(each, folder), each.name in exact) for each in model.graph.initializer
+        }
         self.inputs = [entry.name for entry in model.graph.input if entry.name not in self._constants]
         kept = {*self._constants, *(entry.name for entry in model.graph.output)}
         last = {name: index for index, node in enumerate(self._nodes) for name in node.input if name not in kept}
@@ -86,12 +89,23 @@ class Program:
                     values.pop(name, None)
         return {name: values[name] for name in outputs}
 
-    def _constant(self, tensor: onnx.TensorProto, is_exact: bool) -> torch.Tensor:
+    def _constant(self, values: "np.ndarray[Any, Any]", is_exact: bool) -> torch.Tensor:
         """Weights on the device; small integers are shapes, and stay on the host."""
-        array = torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
+        array = torch.from_numpy(values)
         if array.is_floating_point():
             return array.to(self.device, torch.float32 if is_exact else self.dtype)
         return array if array.numel() < 64 else array.to(self.device)
+
+
+def _array(tensor: onnx.TensorProto, folder: Path) -> "np.ndarray[Any, Any]":
+    """A tensor's values; onnx's own reader refuses files with several hard links, which merged models share."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return np.array(onnx.numpy_helper.to_array(tensor))
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    values = np.fromfile(folder / told["location"], dtype, count, offset=int(told.get("offset", 0)))
+    return values.reshape(tensor.dims)
 
 
 def _recorded(program: Program, given: Values, outputs: Sequence[str]) -> Callable[[Values], Values]:
