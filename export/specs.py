@@ -109,14 +109,14 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "sd1",
         (256, 1024),
         (512, 1024),
-        {Device.CPU: Batching(8, (2, 2), 300), Device.GPU: Batching(20, (8, 2), 500)},
+        {Device.CPU: Batching(8, (2, 2), 500), Device.GPU: Batching(20, (8, 2), 500)},
     ),
     # One row of 1024x1024 is eight times the work of an SD 1.x row of 512x512 and fills a GPU by itself.
     "sdxl": Family(
         "sdxl",
         (256, 1536),
         (768, 1024),
-        {Device.CPU: Batching(4, (2, 2), 300), Device.GPU: Batching(8, (4, 2), 500)},
+        {Device.CPU: Batching(4, (2, 2), 500), Device.GPU: Batching(8, (4, 2), 500)},
         vae_in_fp32=True,
         is_told_sizes=True,
     ),

@@ -183,7 +183,7 @@ def test_dry_run_of_onnx_graphs_tells_batches_and_no_profiles(
 ) -> None:
     said = dry_run(tmp_path, capsys, "--runtime", "onnx")
 
-    assert "up to 8 rows, waiting up to 0.3 ms for them" in said
+    assert "up to 8 rows, waiting up to 0.5 ms for them" in said
     assert "best at" not in said and "GPU memory" not in said
 
 
