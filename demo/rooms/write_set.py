@@ -30,11 +30,11 @@ MARGIN = 0.016
 ORIGIN = "drawn by demo/rooms of this repository (python -m demo.rooms.write_set), Apache-2.0; no photograph"
 
 
-def chosen(count: int) -> list[Room]:
-    """So many held-out rooms: in turns one of each type and style, in the order of their numbers."""
+def chosen(count: int, first: int = HELD_OUT_FROM) -> list[Room]:
+    """So many rooms from number ``first`` on: in turns one of each type and style, in the order of their numbers."""
     order = list(itertools.islice(itertools.cycle(itertools.product(ROOM_TYPES, STYLES)), count))
     wanted, found = Counter(order), defaultdict[tuple[str, str], list[Room]](list)
-    numbers = itertools.count(HELD_OUT_FROM)
+    numbers = itertools.count(first)
     while any(len(found[pair]) < wanted[pair] for pair in wanted):
         room = room_of(next(numbers))
         pair = room.room_type, room.style
@@ -47,10 +47,10 @@ def _is_furnished(room: Room) -> bool:
     return bool(render(room, 96, 64, supersampling=1).furniture.mean() >= LEAST_FURNITURE)
 
 
-def write(out: Path, count: int, width_px: int, height_px: int, masks: bool) -> None:
+def write(out: Path, rooms: list[Room], width_px: int, height_px: int, masks: bool) -> None:
     """The set's folder: `originals`, `masks` and `set.json`."""
     entries: list[dict[str, Any]] = []
-    for room in chosen(count):
+    for room in rooms:
         name = f"{room.room_type}-{room.style}-{room.number}"
         empty = render(room, width_px, height_px, furnished=False)
         entry = {"id": name, "original": _saved(out / "originals" / f"{name}.png", empty.picture)}
@@ -59,7 +59,7 @@ def write(out: Path, count: int, width_px: int, height_px: int, masks: bool) -> 
             allowed = grown(full.furniture | empty.floor, round(MARGIN * max(width_px, height_px)))
             entry["mask"] = _saved(out / "masks" / f"{name}.png", allowed.astype(np.uint8) * 255)
         entries.append(entry | {"room_type": room.room_type, "style": room.style, "seed": room.number})
-    content = {"name": f"{count} drawn rooms", "origin": ORIGIN, "entries": entries}
+    content = {"name": f"{len(rooms)} drawn rooms", "origin": ORIGIN, "entries": entries}
     (out / "set.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,11 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--count", type=int, default=30)
+    parser.add_argument(
+        "--first", type=int, default=HELD_OUT_FROM, metavar="N", help="the first room that may be in it"
+    )
     parser.add_argument("--size", default="768x512", metavar="WxH", help="in pixels; default 768x512")
     parser.add_argument("--without-masks", action="store_true")
     args = parser.parse_args()
     width_px, height_px = map(int, args.size.split("x"))
-    write(args.out, args.count, width_px, height_px, not args.without_masks)
+    write(args.out, chosen(args.count, args.first), width_px, height_px, not args.without_masks)
     print(f"{args.out / 'set.json'}: {args.count} rooms")
 
 
