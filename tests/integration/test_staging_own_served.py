@@ -32,7 +32,7 @@ def served(own_settings: Callable[..., dict[str, str]], tmp_path_factory: pytest
 @pytest.fixture
 def patient(own_settings: Callable[..., dict[str, str]], tmp_path: Path) -> Iterator[Staging]:
     """Takes many steps, so that there is time to end it in the middle."""
-    with staging(tmp_path, **own_settings(STAGING_STEPS="150")) as running:
+    with staging(tmp_path, **own_settings(STAGING_STEPS="150", STAGING_STRENGTH="1")) as running:
         put(running)
         yield running
 
@@ -92,7 +92,7 @@ def test_a_cancelled_staging_ends_between_two_steps(patient: Staging):
 
 
 def test_a_deadline_ends_a_staging_and_is_a_timeout(patient: Staging):
-    answer = patient.infer(wish(patient, "a"), prefer="wait=2")
+    answer = patient.infer(wish(patient, "a"), prefer="wait=1")
     assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
     until(lambda: patient.metric("remarque_staging_running") == 0)
     assert patient.metric('remarque_staging_model_seconds_count{model="vae_decoder"}') == 0
