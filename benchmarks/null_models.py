@@ -34,7 +34,7 @@ def null_repository(base: Path) -> Iterator[Path]:
             elif path.name != "unet" and "--" not in path.name:
                 (repository / path.name).symlink_to(path.absolute())
         config = (base / "unet" / "config.pbtxt").read_text("utf-8")
-        delay = "".join(re.findall(r"max_queue_delay_microseconds: \d+", config))
+        [delay] = re.findall(r"max_queue_delay_microseconds: \d+", config)
         _write(repository, "unet", config)
         _write(repository, SD15, _config(SD15, _TENSORS.format(kind="TYPE_FP16", width=768, more=_STYLE), delay))
         pace = {"fixed_ms": PACED_FIXED_MS, "row_ms": PACED_ROW_MS}

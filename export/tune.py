@@ -29,7 +29,7 @@ from export.tuning import ROWS_AIMED_AT, Tuned, write_tuning
 
 MODEL: Final = "unet"
 SIDES: Final = (64, 128)
-DELAYS_US: Final = (300, 500, 1000, 2000, 5000)
+DELAYS_US: Final = (500, 1000, 2000, 5000)
 CALLERS: Final = 4
 WORTH_A_CHANGE: Final = 1.05
 """How much faster something must be to be chosen over what costs less or changes nothing."""

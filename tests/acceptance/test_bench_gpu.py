@@ -1,6 +1,7 @@
 """The GPU benchmark without its card: the runtime that it brings gives what ONNX Runtime gives, and the command runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_torch_runs_a_graph_of_the_repository_as_onnx_runtime_does(
         tolerance = 1 if expected.dtype == np.uint8 else 1e-4 * float(np.abs(expected).max())
         assert given[name].dtype == expected.dtype
         np.testing.assert_allclose(given[name].astype(np.float64), expected.astype(np.float64), rtol=0, atol=tolerance)
+
+
+def test_weights_that_merged_models_share_are_read(demo_repository: Path, tmp_path: Path) -> None:
+    from benchmarks.gpu.torch_runtime import load
+
+    folder = shutil.copytree(demo_repository / "text_encoder" / "1", tmp_path / "text_encoder" / "1")
+    (tmp_path / "merged.data").hardlink_to(folder / "model.onnx.data")
+    inputs = {"input_ids": np.zeros((1, 77), np.int64)}
+    one, other = (
+        load(place / "text_encoder" / "1" / "model.onnx", 2, ["pooler_output"])(inputs)["pooler_output"]
+        for place in (demo_repository, tmp_path)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 def test_the_gpu_command_runs_end_to_end_where_only_the_card_is_missing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ FOLDER = ROOT / "demo" / "rooms"
 SET = FOLDER / "evaluation"
 # Of the thirty rooms every third, so that each kind of room and each style is there.
 EVERY = 3
-AIM, REACHED = 0.8, 0.6
+AIM, REACHED = 0.8, 0.6  # 8 of these 10 pass where they were counted; another processor rounds otherwise
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,14 @@ def test_most_rooms_pass_every_score(report: Path, pytestconfig: pytest.Config):
 
 
 def test_outside_the_mask_every_pixel_is_the_photographs(report: Path):
-    given = [entry["id"] for entry in json.loads((SET / "set.json").read_text())["entries"][:: 2 * EVERY]]
-    befores = sorted((report / "pictures").glob("*-before.png"))
-    assert len(befores) == 10
-    for before in befores:
-        after = before.with_name(before.name.replace("-before", "-after"))
-        old, new = (np.asarray(Image.open(path).convert("RGB")) for path in (before, after))
+    outcomes = json.loads((report / "results.json").read_text())["entries"]
+    masked = [entry["id"] for entry in json.loads((SET / "set.json").read_text())["entries"][:: 2 * EVERY]]
+    assert len(outcomes) == 10
+    for outcome in outcomes:
+        old, new = (np.asarray(Image.open(report / outcome[kind]).convert("RGB")) for kind in ("before", "after"))
         changed = (old != new).any(axis=2)
         assert 0.05 < changed.mean() < 0.9
-        name = before.name.removesuffix("-before.png")
-        if name in given:
-            with Image.open(SET / "masks" / f"{name}.png") as mask:
+        assert outcome["scores"]["outside"] == 1.0, "of the mask that was given or found"
+        if outcome["id"] in masked:
+            with Image.open(SET / "masks" / f"{outcome['id']}.png") as mask:
                 assert not changed[np.asarray(mask) == 0].any()
