@@ -8,7 +8,7 @@ from orchestrator.errors import InvalidInput
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)
-JSON_NAMES = {bool: "true or false", str: "a string", list: "a list", dict: "an object"}
+JSON_NAMES = {type(None): "null", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
 
 
 class Fields:
@@ -38,9 +38,9 @@ class Fields:
     def children(self, name: str, most: int) -> list["Fields"]:
         """The objects of a list, none where the list is not given."""
         entries = self._list(name, most)
-        for entry in entries:
+        for i, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                raise self._wrong(name, entry, "a list of objects")
+                raise self._wrong(f"{name}[{i}]", entry, "an object")
         return [Fields(entry, f"{self._at(name)}[{i}]") for i, entry in enumerate(entries)]
 
     def text(self, name: str, most_chars: int) -> str:
@@ -66,9 +66,9 @@ class Fields:
     def texts(self, name: str, most_chars: int) -> list[str]:
         """The non-empty strings of a list."""
         entries = self._list(name, 1000)
-        for entry in entries:
+        for i, entry in enumerate(entries):
             if not isinstance(entry, str):
-                raise self._wrong(name, entry, "a list of strings")
+                raise self._wrong(f"{name}[{i}]", entry, "a string")
         joined = sum(len(entry) for entry in entries)
         if joined > most_chars:
             raise InvalidInput(f"{self._at(name)} holds {joined} characters; at most {most_chars} are served")

@@ -75,7 +75,7 @@ def test_a_set_is_read_with_what_it_leaves_out(tmp_path: Path):
         ([ROOM | {"original": "/etc/passwd"}], "leads out of the folder"),
         ([ROOM | {"mask": "none.png"}], "there is no file none.png"),
         ([ROOM | {"id": "../x"}], "image_id does not match"),
-        (["room"], "a list of objects"),
+        (["room"], "entries[0] is a string; an object"),
     ],
 )
 def test_a_set_that_is_wrong_is_refused_with_the_entry(entries: list[object], sentence: str, tmp_path: Path):
