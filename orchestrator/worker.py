@@ -158,6 +158,11 @@ class Worker:
         except InvalidInput as error:
             _in_background(self._refuse, delivery, message, error)
             return
+        except Exception as error:  # left to itself, the message would end every worker it is delivered to
+            LOG.exception("a message broke the reader")
+            unforeseen = GenerationFailed(f"the message broke the reader inside the server ({type(error).__name__})")
+            _in_background(self._refuse, delivery, message, unforeseen)
+            return
         if isinstance(request, Cancel):
             self._cancel(delivery, request)
         else:
@@ -237,7 +242,7 @@ class Worker:
 
         return emit
 
-    def _refuse(self, delivery: Delivery, message: Mapping[str, Any], error: InvalidInput) -> None:
+    def _refuse(self, delivery: Delivery, message: Mapping[str, Any], error: RemarqueError) -> None:
         """Dead-letter what cannot be read; where it names a generation, that generation failed."""
         generation_id = generation_id_from(message)
         if generation_id is None or message.get("type") != "image_generation":

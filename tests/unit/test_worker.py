@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -18,6 +18,7 @@ from orchestrator.errors import InvalidInput, ModelUnavailable
 from orchestrator.job import Event, Failed, HandedBack, Job, Progress, Retried, Succeeded
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Outbox
+from orchestrator.schema import job_from_message
 from orchestrator.worker import Worker, WorkerSettings
 
 Work = Callable[[Attempt, Control], None]
@@ -206,6 +207,23 @@ def test_a_broken_job_that_names_its_generation_fails_it(house: House) -> None:
             retry_count=0,
         )
     ]
+
+
+def test_a_message_that_breaks_the_reader_ends_no_worker(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reader(read: Mapping[str, object]) -> Job:
+        if read["task_id"] == "t4":
+            raise KeyError("nobody thought of this")
+        return job_from_message(read)
+
+    monkeypatch.setattr(worker_module, "request_from_message", reader)
+    with house.working():
+        house.deliver(message(4))
+        house.deliver(message(5))
+        until(lambda: len(house.broker.acked) == 2)
+    (failed,) = [event for event in house.events if isinstance(event, Failed)]
+    assert (failed.generation_id, failed.error_code) == (4, "GENERATION_FAILED")
+    assert [one.queue for one in house.broker.published].count("image_generation.dead") == 1
+    assert house.runner.started == [5]
 
 
 def test_an_attempt_that_breaks_is_repeated_later(house: House) -> None:
