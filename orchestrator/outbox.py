@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from orchestrator.clients.queues import ATTEMPT, Delivery, Queues, death_headers, tried
 from orchestrator.clients.webhook import Kind, webhook_id
 from orchestrator.clients.webhook_retry import retry_delay
-from orchestrator.errors import BrokerError, WebhookUndelivered
+from orchestrator.errors import BrokerError, GenerationFailed, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
 from orchestrator.schema import body_of
@@ -161,7 +161,12 @@ class Outbox:
             if self._stopping.is_set():
                 self._broker.requeue(delivery)
             else:
-                self._settle(delivery)
+                try:
+                    self._settle(delivery)
+                except Exception as error:  # left to itself, the event would end every thread that it comes to
+                    LOG.exception("an event broke the outbox")
+                    why = f"the event broke the outbox inside the server ({type(error).__name__})"
+                    self._bury(delivery, GenerationFailed.code, why)
             self._in_hand.discard(delivery.delivery_tag)
 
     def _settle(self, delivery: Delivery) -> None:
@@ -174,7 +179,8 @@ class Outbox:
                 self._broker.ack(delivery)
                 return
             if not error.retryable:
-                self._bury(delivery, event, error)
+                LOG.error("generation %d: %s webhook is given up", event["generation_id"], event["kind"])
+                self._bury(delivery, "WEBHOOK_REFUSED", str(error))
                 return
             delay_s = retry_delay(error, tried(delivery) + turn, self._rng)
             if delay_s > LONGEST_IN_HAND_S:
@@ -210,12 +216,10 @@ class Outbox:
             self._trace(traceparent, kind, answer, time.monotonic() - begun_s)
         return failure
 
-    def _bury(self, delivery: Delivery, event: Mapping[str, Any], error: WebhookUndelivered) -> None:
-        """The backend refused for good: keep the event where an operator finds it."""
-        LOG.error("generation %d: %s webhook is given up", event["generation_id"], event["kind"])
-        headers = death_headers(
-            delivery, reason="WEBHOOK_REFUSED", error=str(error), attempts=tried(delivery) + 1, now=datetime.now(UTC)
-        )
+    def _bury(self, delivery: Delivery, reason: str, error: str) -> None:
+        """Keep the event where an operator finds it."""
+        attempts = tried(delivery) + 1
+        headers = death_headers(delivery, reason=reason, error=error, attempts=attempts, now=datetime.now(UTC))
         self._move(delivery, self._broker.queues.dead, headers, None)
 
     def _move(self, delivery: Delivery, target: str, headers: Mapping[str, object], delay_s: float | None) -> None:

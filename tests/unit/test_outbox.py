@@ -11,7 +11,7 @@ from orchestrator.clients.queues import ATTEMPT, REASON, Delivery
 from orchestrator.errors import WebhookRefused, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
-from orchestrator.outbox import TRIES_IN_HAND, Outbox
+from orchestrator.outbox import SENDERS, TRIES_IN_HAND, Outbox
 
 MANIFEST = Manifest(
     generation_id=9,
@@ -135,6 +135,18 @@ def test_an_event_refused_for_good_is_kept_among_the_dead(post: Post) -> None:
     (dead,) = post.broker.published
     assert (dead.queue, dead.body, dead.headers[REASON]) == ("image_generation.dead", event.body, "WEBHOOK_REFUSED")
     assert post.counted == [("complete", "refused")]
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"kind": "complete"}'])
+def test_what_is_no_event_is_kept_among_the_dead_and_holds_up_no_other(post: Post, body: bytes) -> None:
+    strangers = [post.broker.delivery(body, {}) for _ in range(2 * SENDERS)]
+    with post.open() as deliver:
+        for stranger in strangers:
+            deliver(stranger)
+        deliver(post.event())
+        until(lambda: len(post.broker.acked) == 1 + len(strangers))
+    assert [dead.headers[REASON] for dead in post.broker.published] == ["GENERATION_FAILED"] * len(strangers)
+    assert post.counted == [("complete", "accepted")]
 
 
 def test_a_refused_event_that_cannot_be_kept_stays_where_it_is(post: Post) -> None:
