@@ -135,6 +135,12 @@ def test_what_a_run_placed_in_the_server_is_gone_when_it_ends_or_is_closed():
     assert (placed_while_running, placed_after_closing, models.placed) == (1, 0, 0)
 
 
+def test_who_looks_at_a_runs_last_step_keeps_no_other_job_waiting():
+    models = FormulaModels()
+    placed = [models.placed for _ in Pipeline(models, small_checkpoint()).run(small_plan())]
+    assert placed == [1] * 5 + [0, 0], "five steps, the last step, the picture"
+
+
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_run_resumed_after_any_step_gives_the_identical_picture(sampler: str):
     plan = small_plan(sampler=sampler)

@@ -8,6 +8,7 @@ from typing import Any
 import pika
 import pytest
 
+from orchestrator.clients import publishing
 from orchestrator.clients.consuming import Consumer
 from orchestrator.clients.publishing import Publisher
 from orchestrator.clients.queues import Delivery, Queues
@@ -89,7 +90,8 @@ class ScriptedLink:
 
 
 @pytest.fixture
-def link() -> ScriptedLink:
+def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
+    monkeypatch.setattr(publishing, "REFUSED_PAUSE_S", 0.01)
     return ScriptedLink()
 
 

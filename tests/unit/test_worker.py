@@ -298,7 +298,7 @@ def test_a_job_cancelled_before_it_was_delivered_never_runs(house: House) -> Non
 
 
 def test_stopping_hands_back_what_has_not_begun_and_interrupts_what_cannot_finish() -> None:
-    house = House(max_concurrent=1, grace_s=0.4)
+    house = House(max_concurrent=1, grace_s=0.2)
     house.runner.work = lambda attempt, control: _until_stopped(control)
     with house.working():
         running = house.deliver(message(1))
@@ -311,7 +311,7 @@ def test_stopping_hands_back_what_has_not_begun_and_interrupts_what_cannot_finis
 
 
 def test_stopping_lets_a_job_finish_that_can(house: House) -> None:
-    house.runner.work = lambda attempt, control: time.sleep(0.3)
+    house.runner.work = lambda attempt, control: time.sleep(0.1)
     with house.working():
         house.deliver(message(1))
         until(lambda: house.runner.started)
