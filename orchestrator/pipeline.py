@@ -117,7 +117,7 @@ class Pipeline:
                 begun = self._begun(plan, pass_index, clean, resumed)
                 networks = self._networks(plan, plan.passes[pass_index], begun.masked, placed)
                 with stage("denoise"):
-                    clean = yield from self._denoise(plan, pass_index, networks, begun)
+                    clean = yield from self._denoise(plan, pass_index, networks, begun, placed)
         assert clean is not None
         with stage("decode"):
             picture = self._models.decode(clean)[0]
@@ -199,17 +199,21 @@ class Pipeline:
         return mean
 
     def _denoise(
-        self, plan: Plan, pass_index: int, networks: Sequence[Network], begun: _Beginning
+        self, plan: Plan, pass_index: int, networks: Sequence[Network], begun: _Beginning, placed: ExitStack
     ) -> Generator[PipelineStep, None, Latents]:
-        """Yields the steps of the pass from where it was begun; returns its latents as the VAE decodes them."""
+        """Yields the steps of the pass from where it was begun; returns its latents as the VAE decodes them.
+
+        ``placed``, what the networks hold, is let go before the last step is yielded: until then other jobs wait for
+        this one's next step.
+        """
         levels, total = plan.passes[pass_index].levels, plan.total_steps
         # Turns of earlier passes, less those that a start from a picture leaves out.
         before = sum(one.levels.turns for one in plan.passes[:pass_index]) - levels.first
         seed, shape = _seed(plan, pass_index), self._shape(plan, pass_index)
         noise = StepNoise(seed, shape, drawn_before=_draws(plan, self.checkpoint), first=levels.first)
-        step = begun.start
+        step, turns = begun.start, levels.after(begun.start)
         # Each turn is a loop resumed from the last step: only between turns may the network or the latents change.
-        for turn in levels.after(begun.start):
+        for turn in turns:
             denoise = denoiser(networks[turn - levels.first], levels)
             step = next(SAMPLERS[plan.sampler](denoise, step, levels, noise))
             if begun.kept is not None:
@@ -218,6 +222,8 @@ class Pipeline:
                 raise ModelUnavailable(
                     f"the UNet answered NaN or infinity in step {before + step.index + 1} of {total}"
                 )
+            if turn == turns[-1]:
+                placed.close()
             yield PipelineStep(pass_index, before + step.index, total, step)
         return levels.model_latents(step)
 
