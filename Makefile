@@ -45,7 +45,7 @@ bench: $(VENV)/.bench $(STATE)/.services $(STATE)/models/.built  ## Every claim 
 bench-styles: $(VENV)/.bench $(STATE)/.services $(STATE)/models/.built  ## Ten styles at once, against one and against diffusers
 	@$(BIN)/python -m benchmarks.run --suite styles
 
-bench-sd15: $(VENV)/.bench $(STATE)/.services  ## SD 1.5's full size, random weights: 14 GB of memory, half an hour
+bench-sd15: $(VENV)/.bench $(STATE)/.services  ## SD 1.5's full size, random weights: on a machine with 24 GB, in minutes
 	@$(BIN)/python -m benchmarks.run --suite sd15
 
 lock: $(VENV)/.test  ## Pin the worker image's libraries again, with their hashes
