@@ -2,16 +2,20 @@
 
 import http.client
 import json
+import math
+import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from export.errors import ExportError
 
+SHARED: Final = Path("/dev/shm")
 _TIMEOUT_S: Final = 600.0
 _SIZES: Final = {"BOOL": 1, "UINT8": 1, "FP16": 2, "FP32": 4, "INT32": 4, "INT64": 8, "FP64": 8}
 _TOKENS: Final = 77
@@ -53,30 +57,64 @@ class Server:
 
     def step(self, model: str, config: Mapping[str, Any], rows: int, side: int) -> None:
         """One call with ``rows`` rows of latents ``side`` by ``side``; every value is 0, which takes no less time."""
-        described, size = [], 0
-        for entry in config["input"]:
-            shape = [rows, *_filled(entry["name"], entry["dims"], side)]
-            kind = entry["data_type"].removeprefix("TYPE_")
-            length = _SIZES[kind]
-            for dim in shape:
-                length *= dim
-            size += length
-            described.append(
-                {"name": entry["name"], "shape": shape, "datatype": kind, "parameters": {"binary_data_size": length}}
-            )
-        outputs = [{"name": entry["name"], "parameters": {"binary_data": True}} for entry in config["output"]]
-        header = json.dumps({"inputs": described, "outputs": outputs}).encode()
-        headers = {"Inference-Header-Content-Length": str(len(header))}
-        self._asked("POST", f"/v2/models/{quote(model)}/infer", header + bytes(size), headers)
+        header, body = _call(config, rows, side, None)
+        self._asked("POST", f"/v2/models/{quote(model)}/infer", body, header)
+
+    def steps(
+        self, model: str, config: Mapping[str, Any], rows: int, side: int, calls: int, region: str | None
+    ) -> None:
+        """So many such calls, written one after the other by this thread, as a group of jobs sends them."""
+        header, body = _call(config, rows, side, region)
+        path = f"/v2/models/{quote(model)}/infer"
+        with ExitStack() as closing_all:
+            open_calls = [closing_all.enter_context(closing(self._connection())) for _ in range(calls)]
+            try:
+                for call in open_calls:
+                    call.connect()
+                for call in open_calls:
+                    call.request("POST", path, body, header)
+                answers = [call.getresponse() for call in open_calls]
+                said = [answer.read() for answer in answers]
+            except (OSError, http.client.HTTPException) as error:
+                raise self._silent(error) from error
+        for answer, words in zip(answers, said, strict=True):
+            if answer.status != http.HTTPStatus.OK:
+                raise Refused(words.decode(errors="replace"))
+
+    @contextmanager
+    def zeros(self, size: int) -> Iterator[str | None]:
+        """Shared memory of so many zeros, by its name there; None where the server takes none from this process."""
+        path = SHARED / f"remarque-tune-{os.getpid()}"
+        region = f"/v2/systemsharedmemory/region/{path.name}"
+        try:
+            with path.open("wb") as file:
+                file.truncate(size)
+            about = {"key": f"/{path.name}", "offset": 0, "byte_size": size}
+            self._asked("POST", f"{region}/register", json.dumps(about).encode())
+        except (OSError, Refused):
+            path.unlink(missing_ok=True)
+            yield None
+            return
+        try:
+            yield path.name
+        finally:
+            path.unlink()
+            self._asked("POST", f"{region}/unregister", b"{}")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+
+    def _silent(self, error: Exception) -> ExportError:
+        return ExportError(f"Triton at {self._host}:{self._port} does not answer: {error}")
 
     def _asked(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        connection = self._connection()
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
             said = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise ExportError(f"Triton at {self._host}:{self._port} does not answer: {error}") from error
+            raise self._silent(error) from error
         finally:
             connection.close()
         if answer.status != http.HTTPStatus.OK:
@@ -113,11 +151,12 @@ def curve(
 def joined(server: Server, model: str, side: int, callers: int, rounds: int) -> float:
     """Executions that ``callers`` calls of two rows, posted at the same moment, needed on average; 1 is the best."""
     config = server.config(model)
-    before = server.executions(model)
-    with ThreadPoolExecutor(callers) as pool:
+    largest = max(_bytes(entry, [2, *_filled(entry["name"], entry["dims"], side)]) for entry in config["input"])
+    with server.zeros(largest) as region:
+        before = server.executions(model)
         for _ in range(rounds):
-            list(pool.map(lambda _: server.step(model, config, 2, side), range(callers)))
-    return (server.executions(model) - before) / rounds
+            server.steps(model, config, 2, side, callers, region)
+        return (server.executions(model) - before) / rounds
 
 
 def rows_to_try(limit: int) -> Sequence[int]:
@@ -142,6 +181,28 @@ def _timed(
         server.step(model, config, rows, side)
         times.append(time.perf_counter() - begun_s)
     return times
+
+
+def _call(config: Mapping[str, Any], rows: int, side: int, region: str | None) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a call; its zeros are in the shared memory, if there is any, else in the body."""
+    described, size = [], 0
+    for entry in config["input"]:
+        shape = [rows, *_filled(entry["name"], entry["dims"], side)]
+        length = _bytes(entry, shape)
+        where: dict[str, object] = {"binary_data_size": length}
+        if region is not None:
+            where = {"shared_memory_region": region, "shared_memory_byte_size": length}
+        else:
+            size += length
+        kind = entry["data_type"].removeprefix("TYPE_")
+        described.append({"name": entry["name"], "shape": shape, "datatype": kind, "parameters": where})
+    outputs = [{"name": entry["name"], "parameters": {"binary_data": True}} for entry in config["output"]]
+    header = json.dumps({"inputs": described, "outputs": outputs}).encode()
+    return {"Inference-Header-Content-Length": str(len(header))}, header + bytes(size)
+
+
+def _bytes(entry: Mapping[str, Any], shape: Sequence[int]) -> int:
+    return math.prod(shape) * _SIZES[entry["data_type"].removeprefix("TYPE_")]
 
 
 def _filled(name: str, dims: Sequence[int | str], side: int) -> list[int]:

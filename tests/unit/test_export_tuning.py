@@ -3,6 +3,8 @@
 import io
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,18 @@ class Machine(Server):
             raise Refused("unet ran out of memory")
         factor = 3.0 if self.parameter("runtime") == "onnxruntime-f32" else 1.0
         time.sleep(factor * (self.fixed_s + self.row_s * rows))
-        self.ran += 1 if self.now["dynamic_batching"]["max_queue_delay_microseconds"] < self.joins_from_us else 0
+        self.ran += 1
+
+    @contextmanager
+    def zeros(self, size: int) -> Iterator[str | None]:
+        yield None
+
+    def steps(self, model: str, config: Any, rows: int, side: int, calls: int, region: str | None) -> None:
+        joins = self.now["dynamic_batching"]["max_queue_delay_microseconds"] >= self.joins_from_us
+        before = self.ran
+        for _ in range(calls):
+            self.step(model, config, rows, side)
+        self.ran = before + (1 if joins else calls)
 
 
 def graph() -> Graph:
@@ -171,3 +184,16 @@ def test_a_broken_tuning_says_what_to_do(tmp_path: Path, text: str) -> None:
 def test_a_folder_without_models_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.main(["--out", str(tmp_path)]) == 2
     assert "holds no unet" in capsys.readouterr().err
+
+
+def test_where_a_server_shares_no_memory_calls_carry_their_zeros(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Closed(Server):
+        def _asked(self, method: str, path: str, *body: object) -> bytes:
+            raise Refused("shared memory is restricted")
+
+    monkeypatch.setattr("export.curve.SHARED", tmp_path)
+    with Closed("localhost:1").zeros(8) as region:
+        assert region is None
+    assert list(tmp_path.iterdir()) == []
