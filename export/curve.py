@@ -91,7 +91,7 @@ class Server:
                 file.truncate(size)
             about = {"key": f"/{path.name}", "offset": 0, "byte_size": size}
             self._asked("POST", f"{region}/register", json.dumps(about).encode())
-        except (OSError, Refused):
+        except (OSError, ExportError):
             path.unlink(missing_ok=True)
             yield None
             return
