@@ -38,8 +38,6 @@ last noise level would otherwise tell the model the picture's brightness, and sa
 WRONG_CAPTIONS = 0.25
 """Share of wrong captions among the noisiest steps. It makes a caption weigh about a quarter less there, so that the
 usual guidance scale of 7.5 acts as about 5 does otherwise: at full weight it drives flat colours out of gamut."""
-FULL = (64, 64)
-"""Latent rows and columns of a full picture."""
 SMALL_SHARE = 0.45
 """Share of the time given to small pictures alone."""
 
@@ -92,7 +90,7 @@ class Pool:
 def choose_shape(pool: Pool, spent: float, rng: random.Random) -> tuple[tuple[int, int], int]:
     """Shape and size of the next batch: small pictures first, full ones later, one in eight wide or tall."""
     small = spent < SMALL_SHARE or rng.random() < 0.08
-    side, size = (32, 16) if small else (FULL[0], 6)
+    side, size = (32, 16) if small else (64, 6)
     shape = (side, side)
     if rng.random() < 0.12:
         shape, size = rng.choice(((side, 2 * side), (2 * side, side))), size // 2
@@ -152,11 +150,9 @@ class Readers:
 class Scenes(Teacher):
     """Draws batches of painted scenes for a UNet."""
 
-    def __init__(self, unet: UNet2DConditionModel, pool: Pool, read: Readers, args: argparse.Namespace) -> None:
-        super().__init__(args.seed)
+    def __init__(self, unet: UNet2DConditionModel, pool: Pool, read: Readers, seed: int) -> None:
+        super().__init__(seed)
         self.unet, self.pool, self.read, self.alphas = unet, pool, read, alphas_cumprod()
-        # For full pictures alone, of which most lessons are: every shape that is compiled takes minutes.
-        self.compiled = torch.compile(unet) if args.compile else unet
 
     def refresh(self) -> None:
         self.pool.refresh()
@@ -166,8 +162,7 @@ class Scenes(Teacher):
         latents, texts = self.pool.batch(shape, size, self.own)
         timesteps = torch.randint(0, 1000, (size,))
         text = self.read(mistake_captions(texts, timesteps, self.own))
-        unet = self.compiled if shape == FULL else self.unet
-        return Lesson(velocity_loss(unet, latents, timesteps, text, self.alphas), shape, size)
+        return Lesson(velocity_loss(self.unet, latents, timesteps, text, self.alphas), shape, size)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -176,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
     unet.set_attn_processor(AttnProcessor())  # plain products: torch's fused attention trains a third slower here
     encoder = CLIPTextModel.from_pretrained(args.text_encoder).float().eval()
     read = Readers(CLIPTokenizer.from_pretrained(args.tokenizer), encoder)
-    train(unet, new_unet(), Scenes(unet, Pool(args.latents), read, args), save, args)
+    train(unet, new_unet(), Scenes(unet, Pool(args.latents), read, args.seed), save, args)
 
 
 def save(unet: Any, out: Path) -> None:
@@ -190,7 +185,6 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
-    parser.add_argument("--compile", action="store_true", help="compile the UNet first; then a third faster")
     start(run, parser.parse_args())
 
 
