@@ -56,6 +56,16 @@ class Served:
         """The folder whose files the server can open; None refuses."""
         self.regions: dict[str, mmap.mmap] = {}
 
+    def kill_unet(self) -> None:
+        """Its process is dead until the model is loaded again; then it answers what it is given."""
+
+        def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
+            if "POST /v2/repository/models/unet/load" not in self.log:
+                raise Error(DEAD_STUB, 500)
+            return {"out_sample": inputs["sample"]}
+
+        self.answers["unet"] = dead_until_loaded
+
     def config_of(self, model: str) -> dict[str, Any]:
         kinds = {"input": self.inputs[model], "output": {"out_sample": self.inputs[model].get("sample", "FP32")}}
         tensors = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.inference_server import DEAD_STUB, Error, Served, serving
+from fakes.inference_server import Error, Served, serving
 
 from orchestrator.clients import placed, shared_memory
 from orchestrator.clients.kserve import InferenceServer
@@ -156,12 +156,7 @@ def test_a_network_survives_the_reload_of_its_model(models: TritonModels, served
 
 
 def test_a_network_survives_the_death_of_its_model(models: TritonModels, served: Served) -> None:
-    def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
-        if "POST /v2/repository/models/unet/load" not in served.log:
-            raise Error(DEAD_STUB, 500)
-        return {"out_sample": inputs["sample"]}
-
-    served.answers["unet"] = dead_until_loaded
+    served.kill_unet()
     with models.conditioned("unet", WORDS) as network:
         np.testing.assert_array_equal(network(SAMPLE, TIMESTEP), SAMPLE)
 

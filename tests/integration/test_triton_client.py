@@ -226,12 +226,7 @@ def test_everything_ready_is_an_empty_tuple(models: TritonModels) -> None:
 
 
 def test_a_dead_stub_is_unloaded_loaded_and_asked_again(models: TritonModels, served: Served) -> None:
-    def dead_until_loaded(inputs: dict[str, np.ndarray]) -> Any:
-        if "POST /v2/repository/models/unet/load" not in served.log:
-            raise Error(DEAD_STUB, 500)
-        return {"out_sample": inputs["sample"]}
-
-    served.answers["unet"] = dead_until_loaded
+    served.kill_unet()
     served.states = ["UNLOADING", "UNLOADING", "UNAVAILABLE"]
     assert step(models, 7.0)[0, 0, 0, 0] == 7.0
     changes = [line for line in served.log if "repository" in line]
