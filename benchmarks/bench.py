@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.children import Child
+from benchmarks.machine import has_bf16
+from benchmarks.repository import has_own_shapes
 from benchmarks.served import Work
 from local.environment import Environment, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
+SETTLING_S = 12.0
+"""Twice what the demo's UNet needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,11 @@ class Bench:
     def scaled(self, count: int, least: int = 2) -> int:
         """``count`` of something, fewer in a trial."""
         return max(least, round(count * self.scale))
+
+    @property
+    def settling_s(self) -> float:
+        """How long a shape runs before its graph is what it stays: none where no shape gets one of its own."""
+        return SETTLING_S * self.scale if has_own_shapes(self.repository) and not has_bf16() else 0.0
 
     @contextmanager
     def diffusers(self) -> Iterator[Child]:

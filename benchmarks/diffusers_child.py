@@ -44,6 +44,7 @@ ON_A_CARD: Settings = {
 ON_A_CPU: Settings = {
     "fp32": lambda path: _load(path, torch.float32),
     "fp32, channels-last": lambda path: _channels_last(_load(path, torch.float32)),
+    "fp32, channels-last, torch.compile": lambda path: _compiled(_channels_last(_load(path, torch.float32))),
     "bf16": lambda path: _load(path, torch.bfloat16),
     "bf16, channels-last": lambda path: _channels_last(_load(path, torch.bfloat16)),
     "bf16 autocast, channels-last": lambda path: _channels_last(_load(path, torch.float32)),

@@ -26,10 +26,10 @@ class Engine:
     def __init__(self) -> None:
         self._network: Any = None
 
-    def load(self, graph: str, runtime: str, threads: int, outputs: list[str]) -> float:
+    def load(self, graph: str, runtime: str, threads: int, outputs: list[str], own_shapes: int = 0) -> float:
         """Seconds that loading took."""
         begun_s = time.perf_counter()
-        self._network = _backend().load(runtime, Path(graph), threads, outputs)
+        self._network = _backend().load(runtime, Path(graph), threads, outputs, own_shapes)
         return time.perf_counter() - begun_s
 
     def run(self, shapes: Mapping[str, Any], rows: int, repeat: int) -> list[float]:

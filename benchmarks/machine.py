@@ -39,6 +39,11 @@ def has_amx() -> bool:
     return "amx_bf16" in _cpu_fields().get("flags", "").split()
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO's automatic precision is bf16 here."""
+    return {"amx_bf16", "avx512_bf16"}.intersection(_cpu_fields().get("flags", "").split()) != set()
+
+
 def _cpu_fields() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []

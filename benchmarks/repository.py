@@ -22,5 +22,11 @@ def parameter(repository: Path, model: str, key: str, default: str = "") -> str:
     return said.group(1) if said else default
 
 
+def has_own_shapes(repository: Path) -> bool:
+    """Whether the UNet may get graphs of one shape each where this machine computes in float32."""
+    runtime = parameter(repository, "unet", "runtime")
+    return parameter(repository, "unet", "own_shapes", "0") != "0" and runtime in ("auto", "openvino-f32")
+
+
 def _config(repository: Path, model: str) -> str:
     return (repository / model / "config.pbtxt").read_text("utf-8")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.repository import base_models
+from benchmarks.timing import run_for
 from local.triton import LocalTriton
 from orchestrator.app import build_shelf, build_studio
 from orchestrator.checkpoint import CheckpointInfo
@@ -119,6 +121,11 @@ class Served:
         with ThreadPoolExecutor(len(plans)) as pool:
             asked_s = time.perf_counter()
             return [made.result() for made in [pool.submit(self.paint, plan, asked_s) for plan in plans]]
+
+    def settle(self, work: Work, seconds: float, counts: Sequence[int] = (1, 2, 3, 4)) -> None:
+        """Each number of jobs for ``seconds``: shapes that earn a graph of their own then have it (``model.py``)."""
+        for count in counts:
+            run_for(seconds, partial(self.together, self.plans(work.jobs(count))))
 
     def arriving(self, plans: Sequence[Plan], at_s: Sequence[float], at_once: int) -> list[Lap]:
         """Each plan asked for at its time after now; at most ``at_once`` run, the others wait in order."""

@@ -59,6 +59,13 @@ def interleaved(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict
     return given
 
 
+def run_for(seconds: float, work: Callable[[], object]) -> None:
+    """``work`` again and again until ``seconds`` have passed."""
+    end_s = time.perf_counter() + seconds
+    while time.perf_counter() < end_s:
+        work()
+
+
 def seconds_of(work: Callable[[], object]) -> float:
     """How long ``work`` takes."""
     begun_s = time.perf_counter()

@@ -117,7 +117,11 @@ def _parameters(graph: Graph, serving: Serving) -> Mapping[str, str]:
     if not serving.has_python_model:
         return {"intra_op_thread_count": str(serving.threads)} if serving.threads else {}
     parameters = {"runtime": serving.local_runtime, "graph": GRAPH_FILE, "threads": str(serving.threads)}
-    return parameters if graph.checked is None else parameters | {"check_output": graph.checked}
+    if graph.own_shapes:
+        parameters["own_shapes"] = str(graph.own_shapes)
+    if graph.checked is not None:
+        parameters["check_output"] = graph.checked
+    return parameters
 
 
 def _parameter(key: str, value: str) -> str:

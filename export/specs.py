@@ -13,6 +13,8 @@ GRAPH_VERSION: Final = 1
 """Part of every graph's key: raised when a wrapper or a tensor below changes, so that no stale graph is used."""
 
 _LEAST_UPSCALED_PX: Final = 16
+_OWN_SHAPES: Final = 4
+"""On a CPU an execution has 2, 4, 6 or 8 rows, if all jobs are guided and of one size."""
 MAX_TOKENS: Final = 77
 MAX_CHUNKS: Final = 3
 """Chunks of 77 tokens that one prompt may be encoded in."""
@@ -165,6 +167,7 @@ class Graph:
     ``controls`` are the components of the ControlNets that are fused with it.
     ``checked`` names an output that is NaN or infinite for a row that went wrong, where no other output could say so.
     ``style`` says what the input of that name holds; without it the graph has no such input.
+    ``own_shapes`` is how many shapes may get a graph of their own on a CPU, each for the memory of one more network.
     """
 
     name: str
@@ -176,6 +179,7 @@ class Graph:
     style: StyleInput | None = None
     controls: tuple[str, ...] = ()
     always_fp32: bool = False
+    own_shapes: int = 0
     penultimate: bool = False
     """Of a text encoder: its hidden states are those before the last layer."""
 
@@ -264,6 +268,7 @@ def _unet(a: Architecture, style: StyleInput | None) -> Graph:
         (Tensor("out_sample", Kind.NETWORK, latents),),
         a.family.unet_batching,
         style=style,
+        own_shapes=_OWN_SHAPES,
     )
 
 

@@ -6,9 +6,10 @@ cannot be served is answered with its own error and never fails its neighbours.
 
 Parameters in ``config.pbtxt``: ``runtime`` (``auto``, ``openvino-bf16``, ``openvino-f32``, ``onnxruntime-f32`` or
 ``module:NAME``, an importable module with a ``load`` like the one below),
-``graph`` (a file in the version folder), ``threads`` (0 or absent: every core this process may use), ``check_output``
-(comma-separated outputs of the graph that must be finite; they need not be declared to clients). The environment of the
-server may overrule the first and the third with ``REMARQUE_RUNTIME`` and ``REMARQUE_THREADS``.
+``graph`` (a file in the version folder), ``threads`` (0 or absent: every core this process may use), ``own_shapes``
+(how many shapes may get a graph of their own, see ``OwnShapes``; 0 or absent: none), ``check_output`` (comma-separated
+outputs of the graph that must be finite; they need not be declared to clients). The environment of the server may
+overrule the first and the third with ``REMARQUE_RUNTIME`` and ``REMARQUE_THREADS``.
 
 This file is copied into the version folders and runs alone there, in an environment with numpy 1.26.
 """
@@ -16,6 +17,8 @@ This file is copied into the version folders and runs alone there, in an environ
 import importlib
 import json
 import os
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +30,12 @@ import triton_python_backend_utils as pb_utils
 Arrays = dict[str, np.ndarray]
 Network = Callable[[Arrays], Arrays]
 """Rows in, rows out: every array's first dimension is the batch. Outputs belong to the caller."""
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Every input's name and whole shape."""
+SAVED = 0.2
+"""Share of a run that a small network's graph of one shape saves in float32 (docs/decisions.md, Triton)."""
+SMALL_BYTES = 64 * 2**20
+"""Weights of networks that save so much; in a large one the convolutions take the time, in any shape."""
 
 
 class Unfit(Exception):
@@ -67,6 +76,7 @@ class TritonPythonModel:
             graph,
             threads or len(os.sched_getaffinity(0)),
             list(dict.fromkeys([*self.outputs, *self.checked])),
+            int(parameters.get("own_shapes", "0")),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -140,7 +150,49 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(tensors)
 
 
-def load(runtime: str, graph: Path, threads: int, outputs: Sequence[str]) -> Network:
+class OwnShapes:
+    """A network for any shape that builds others, each for one of a few shapes that it runs often.
+
+    Building takes seconds, so a shape has to earn it: by ``SAVED`` of all the time that it ran being more than
+    ``build_s``. At most ``most`` are kept; the least recently used makes room, and would have to earn it again.
+    """
+
+    def __init__(self, general: Network, build: Callable[[Shapes], Network], build_s: float, most: int) -> None:
+        self._general = general
+        self._build = build
+        self._build_s = build_s
+        self._most = most
+        self._own: OrderedDict[Shapes, Network] = OrderedDict()
+        self._ran_s: dict[Shapes, float] = {}
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Run the rows by the network of their shapes, or by the general one."""
+        shapes = tuple((name, array.shape) for name, array in inputs.items())
+        own = self._own.get(shapes)
+        if own is not None:
+            self._own.move_to_end(shapes)
+            return own(inputs)
+        begun_s = time.perf_counter()
+        outputs = self._general(inputs)
+        self._ran_s[shapes] = self._ran_s.get(shapes, 0.0) + time.perf_counter() - begun_s
+        if SAVED * self._ran_s[shapes] > self._build_s:
+            self._ran_s[shapes] = 0.0
+            self._add(shapes)
+        return outputs
+
+    def _add(self, shapes: Shapes) -> None:
+        try:
+            own = self._build(shapes)
+        except Exception as error:  # noqa: BLE001 - runtimes raise what they like, and the general network serves on
+            pb_utils.Logger.log_warn(f"no graph of its own for {_told(shapes)}: {error}")
+            return
+        if len(self._own) == self._most:
+            self._own.popitem(last=False)
+        self._own[shapes] = own
+        pb_utils.Logger.log_info(f"a graph of its own for {_told(shapes)}")
+
+
+def load(runtime: str, graph: Path, threads: int, outputs: Sequence[str], own_shapes: int = 0) -> Network:
     """The graph as a function from rows to rows, run by ``runtime`` with ``threads`` threads."""
     if not graph.is_file():
         raise Unfit(f"{graph} does not exist; build the model repository again")
@@ -152,7 +204,7 @@ def load(runtime: str, graph: Path, threads: int, outputs: Sequence[str]) -> Net
     elif runtime == "onnxruntime-f32":
         network = _onnxruntime(graph, threads, outputs)
     elif runtime == "auto" or (library == "openvino" and precision in ("bf16", "f32")):
-        network, precision = _openvino(graph, threads, outputs, precision)
+        network, precision = _openvino(graph, threads, outputs, precision, own_shapes)
     else:
         raise Unfit(f"runtime is {runtime}; auto, openvino-bf16, openvino-f32 and onnxruntime-f32 are served")
     pb_utils.Logger.log_info(f"{graph}: {runtime} runs in {precision} on {threads} threads")
@@ -178,7 +230,9 @@ def _onnxruntime(graph: Path, threads: int, outputs: Sequence[str]) -> Network:
     return network
 
 
-def _openvino(graph: Path, threads: int, outputs: Sequence[str], precision: str) -> tuple[Network, str]:
+def _openvino(
+    graph: Path, threads: int, outputs: Sequence[str], precision: str, own_shapes: int
+) -> tuple[Network, str]:
     """OpenVINO in ``bf16``, ``f32`` or, where ``precision`` is empty, bf16 if this CPU computes in it."""
     import openvino
 
@@ -187,25 +241,43 @@ def _openvino(graph: Path, threads: int, outputs: Sequence[str], precision: str)
     if precision == "bf16" and not has_bf16:
         raise Unfit("runtime is openvino-bf16 and this CPU does not compute in bf16; openvino-f32 and auto are served")
     chosen = precision or ("bf16" if has_bf16 else "f32")
-    compiled = core.compile_model(
-        core.read_model(graph),
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": chosen,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        },
-    )
-    wanted = {name for port in compiled.inputs for name in port.names}
-    request = compiled.create_infer_request()
+    settings = {
+        "INFERENCE_PRECISION_HINT": chosen,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
 
-    def network(inputs: Arrays) -> Arrays:
-        request.infer({name: array for name, array in inputs.items() if name in wanted}, share_inputs=True)
-        # The request's own memory is overwritten by the next call.
-        return {name: request.get_tensor(name).data.copy() for name in outputs}
+    def built(model: Any) -> Network:
+        compiled = core.compile_model(model, "CPU", settings)
+        wanted = {name for port in compiled.inputs for name in port.names}
+        request = compiled.create_infer_request()
 
+        def network(inputs: Arrays) -> Arrays:
+            request.infer({name: array for name, array in inputs.items() if name in wanted}, share_inputs=True)
+            # The request's own memory is overwritten by the next call.
+            return {name: request.get_tensor(name).data.copy() for name in outputs}
+
+        return network
+
+    def built_for(shapes: Shapes) -> Network:
+        model = core.read_model(graph)
+        known = {name for port in model.inputs for name in port.names}
+        model.reshape({name: list(shape) for name, shape in shapes if name in known})
+        return built(model)
+
+    model = core.read_model(graph)
+    weights = sum(op.get_byte_size() for op in model.get_ops() if op.get_type_name() == "Constant")
+    begun_s = time.perf_counter()
+    network = built(model)
+    # In bf16 a row has the same bits alone and in any batch, which graphs of one shape each would not promise.
+    if own_shapes and chosen == "f32" and weights <= SMALL_BYTES:
+        network = OwnShapes(network, built_for, time.perf_counter() - begun_s, own_shapes)
     return network, chosen
+
+
+def _told(shapes: Shapes) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes)
 
 
 def _dtype(entry: Mapping[str, str]) -> "np.dtype[Any]":

@@ -221,10 +221,14 @@ def _link(base: Path, draft: Path, changed: set[str]) -> None:
 
 
 def _renamed(config: str, base: str, name: str) -> str:
-    """The configuration of ``base`` for ``name``; a revision of its own, or Triton might take it for the one it has."""
+    """The configuration of ``base`` for ``name``; a revision of its own, or Triton might take it for the one it has.
+
+    It gets no graphs of one shape each: their memory is not in what a merged style is counted as.
+    """
     renamed, count = re.subn(rf'^name: "{re.escape(base)}"$', f'name: "{name}"', config, count=1, flags=re.MULTILINE)
     if count != 1:
         raise ModelUnavailable(f"{CONFIG_FILE} of {base} does not say its name; build the repository again")
+    renamed = re.sub(r'^parameters \{ key: "own_shapes" .*\n', "", renamed, flags=re.MULTILINE)
     return f'{renamed}parameters {{ key: "revision" value {{ string_value: "{name}" }} }}\n'
 
 

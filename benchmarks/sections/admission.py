@@ -18,6 +18,7 @@ def run(bench: Bench) -> Section:
     """A late job among ``n`` long ones, at a random moment of their step; repeated."""
     with served(bench.repository) as server:
         server.together(server.plans(bench.work.jobs(max(RUNNING) + 1)))
+        server.settle(bench.work, bench.settling_s)
         delays = {n: _delays(bench, server, n) for n in RUNNING}
     rows = [(n, spread(found), percentile(found, 95), len(found)) for n, found in delays.items()]
     worst: Spread = max((spread(found) for found in delays.values()), key=lambda each: each.median)

@@ -40,6 +40,7 @@ def _warm(server: Served, child: Child, bench: Bench, best: str, ways: dict[str,
         for way in ways.values():
             way()
     _ours(server, bench.work, min(4, max(bench.concurrency)))
+    server.settle(bench.work, bench.settling_s)
     _theirs(child, bench.work, 2, 2)
 
 

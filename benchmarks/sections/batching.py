@@ -11,7 +11,7 @@ from benchmarks.children import Child
 from benchmarks.repository import parameter, row_limit
 from benchmarks.results import Bar, Plot, Section, Series, Table
 from benchmarks.served import Lap, Served, Work, metadata, served
-from benchmarks.timing import interleaved, ratios, spread
+from benchmarks.timing import interleaved, ratios, run_for, spread
 
 JOBS = (1, 2, 4, 10)
 STEPS = 12
@@ -34,7 +34,9 @@ def run(bench: Bench) -> Section:
         ways |= {f"jobs {n}": partial(_jobs, server, work, n) for n in JOBS}
         for rows in batches:
             _engine(engine, shapes, rows, 1)
+            run_for(bench.settling_s, partial(_engine, engine, shapes, rows, 1))
         _jobs(server, work, 2)
+        server.settle(work, bench.settling_s)
         rates = interleaved(ways, bench.rounds)
     return _section(bench, batches, rates)
 
@@ -67,7 +69,9 @@ def _load(bench: Bench, engine: Child) -> None:
     graph = bench.repository / "unet" / "1" / parameter(bench.repository, "unet", "graph")
     runtime = parameter(bench.repository, "unet", "runtime", "auto")
     threads = int(parameter(bench.repository, "unet", "threads", "0")) or len(os.sched_getaffinity(0))
-    engine.ask(do="load", graph=str(graph), runtime=runtime, threads=threads, outputs=["out_sample"])
+    own_shapes = int(parameter(bench.repository, "unet", "own_shapes", "0"))
+    outputs = ["out_sample"]
+    engine.ask(do="load", graph=str(graph), runtime=runtime, threads=threads, outputs=outputs, own_shapes=own_shapes)
 
 
 def _engine(engine: Child, shapes: dict[str, Any], rows: int, repeat: int) -> float:

@@ -17,6 +17,7 @@ def run(bench: Bench) -> Section:
     with served(bench.repository) as server:
         assert server.triton.server_pid is not None
         rows.append(("none", tree_bytes(server.triton.server_pid) / MIB, pss_bytes(os.getpid()) / MIB))
+        server.settle(bench.work, bench.settling_s)
         for n in JOBS:
             with Peak(server.triton.server_pid) as triton, Peak(os.getpid()) as ours:
                 server.together(server.plans(bench.work.jobs(n)))

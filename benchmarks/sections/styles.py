@@ -49,6 +49,7 @@ def run(bench: Bench) -> Section:
             setting, _ = fastest_setting(replace(bench, compile_rival=False), child)
             child.ask(do="load", checkpoint=str(bench.checkpoint), setting=setting)
             child.ask(do="styles", paths=[str(path) for path in styles[:COUNT]])
+            server.settle(bench.work, bench.settling_s, counts=(COUNT,))
             ways = _ours(bench, server, styles) | {ADAPTERS: partial(_adapters, child, bench.work)}
             seconds = interleaved(ways, bench.rounds)
             # Loading and unloading forgets the adapters that the other way needs, so it has its rounds after them.

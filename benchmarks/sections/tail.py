@@ -54,6 +54,7 @@ def _outcome(bench: Bench, repository: Path) -> Outcome:
     with served(repository) as server:
         rival = WholeRequests.on(server)
         plans = _plans(server, bench.scaled(JOBS, 12))
+        server.settle(WORK, bench.settling_s if repository == bench.repository else 0.0)
         capacity = _capacity(server, rival, plans)
         laps: dict[str, list[Lap]] = {}
         for load in LOADS:

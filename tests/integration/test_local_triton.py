@@ -60,7 +60,7 @@ def executions(triton: LocalTriton, model: str) -> tuple[int, int]:
 
 
 Run = Callable[..., dict[str, np.ndarray]]
-GRAPHS = ("convolutions", "lookup", "reciprocal", "reciprocal_unchecked")
+GRAPHS = ("convolutions", "convolutions_of_one_shape", "lookup", "reciprocal", "reciprocal_unchecked")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,24 @@ def test_every_network_answers_in_the_shapes_of_the_table(triton_models: TritonM
 def test_answers_are_what_the_graph_computes(run: Run) -> None:
     values = np.array([[0.5, -4.0, 8.0]], np.float32)
     np.testing.assert_array_equal(run("reciprocal", value=values)["result"], 1 / values)
+
+
+def test_a_shape_that_runs_often_gets_a_graph_of_its_own_with_the_same_answers(
+    run: Run, graph_server: LocalTriton
+) -> None:
+    sample = np.random.default_rng(3).standard_normal((1, 4, 256, 256)).astype(np.float32)
+    said = f"a graph of its own for sample {list(sample.shape)}".encode()
+    begun = graph_server.log.stat().st_size
+    first = run("convolutions_of_one_shape", sample=sample)["out_sample"]
+
+    def has_its_own() -> bool:
+        run("convolutions_of_one_shape", sample=sample)
+        return said in graph_server.log.read_bytes()[begun:]
+
+    assert until(has_its_own, within_s=60)
+    np.testing.assert_allclose(run("convolutions_of_one_shape", sample=sample)["out_sample"], first, atol=1e-5)
+    other = run("convolutions_of_one_shape", sample=sample[:, :, :16, :32])["out_sample"]
+    assert other.shape == (1, 32, 16, 32)
 
 
 def test_arrays_that_are_not_contiguous_or_of_another_dtype_arrive_whole(run: Run) -> None:

@@ -108,6 +108,19 @@ GRAPHS = {
         {"out_sample": "TYPE_FP32 32,-1,-1"},
         {"first": (32, 4, 3, 3), "second": (32, 32, 3, 3), "third": (32, 32, 3, 3)},
     ),
+    # The same, with graphs of one shape each for shapes that run often.
+    "convolutions_of_one_shape": TinyGraph(
+        """(float[n,4,h,w] sample) => (float[n,32,h,w] out_sample) {
+            a = Conv<pads = [1, 1, 1, 1]>(sample, first)
+            b = Sigmoid(a)
+            c = Mul(a, b)
+            out_sample = Conv<pads = [1, 1, 1, 1]>(c, second)
+        }""",
+        {"sample": "TYPE_FP32 4,-1,-1"},
+        {"out_sample": "TYPE_FP32 32,-1,-1"},
+        {"first": (32, 4, 3, 3), "second": (32, 32, 3, 3)},
+        {"runtime": "openvino-f32", "own_shapes": "2"},
+    ),
     # An index outside the table fails the whole run that it is part of.
     "lookup": TinyGraph(
         "(int64[n,1] index) => (float[n,1,8] row) { row = Gather(table, index) }",

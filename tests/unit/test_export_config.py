@@ -131,7 +131,7 @@ def test_local_models_are_told_their_runtime_graph_and_threads() -> None:
     config = parse(render(unet, serving, Precision.FP32))
 
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    assert parameters == {"runtime": "onnxruntime-f32", "graph": "model.onnx", "threads": "2"}
+    assert parameters == {"runtime": "onnxruntime-f32", "graph": "model.onnx", "threads": "2", "own_shapes": "4"}
 
 
 def test_tritons_own_backend_on_a_cpu_is_told_its_threads_and_nothing_of_ours() -> None:

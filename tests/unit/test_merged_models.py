@@ -201,6 +201,14 @@ def test_the_configuration_says_its_own_name_and_revision(bench: Bench) -> None:
     assert f'key: "revision" value {{ string_value: "{name}" }}' in text
 
 
+def test_a_merged_model_gets_no_graphs_of_one_shape_whose_memory_nobody_counts(bench: Bench) -> None:
+    config = bench.repository / "unet" / "config.pbtxt"
+    config.write_text(config.read_text() + 'parameters { key: "own_shapes" value { string_value: "4" } }\n')
+    text = (bench.repository / bench.use(applied_style()) / "config.pbtxt").read_text()
+    assert "revision" in text
+    assert "own_shapes" not in text
+
+
 def test_the_name_tells_styles_weights_order_and_base_apart() -> None:
     one, other = applied_style(sha256="1" * 64), applied_style(sha256="2" * 64)
     names = [
