@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator.denoising import Painter
-from orchestrator.errors import Cancelled, StorageError
+from orchestrator.errors import Cancelled, InvalidInput, StorageError
 from orchestrator.finishing import Finishing, Materials
 from orchestrator.orders import Order
 from orchestrator.pipeline import Finished, PipelineStep, preview
@@ -40,8 +40,12 @@ class Generation:
         """0 when every picture is written, 130 where Ctrl-C came first; what was kept is said.
 
         Raises:
+            InvalidInput: a picture could not be written where it is to lie; nothing was painted.
             RemarqueError: a picture failed; the others were stopped within a step.
         """
+        for order in self._orders:
+            for path in filter(None, (order.out, order.rough)):
+                _require_writable(path)
         materials = self._finishing.materials(self._orders[0].job)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
@@ -93,10 +97,26 @@ class Generation:
         return f"kept {kept}" if kept else "no picture was finished and nothing was kept"
 
 
+def _require_writable(path: Path) -> None:
+    """Refuses before the first step what would lose the picture after the last."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _draft(path).touch()
+        _draft(path).unlink()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` that takes its place once it is whole: a viewer never meets half a picture."""
-    draft = path.with_name(f".{path.name}.unfinished")
+    draft = _draft(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft

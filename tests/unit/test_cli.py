@@ -268,10 +268,26 @@ def test_a_picture_that_fails_stops_the_others_and_says_so(finishing: Finishing,
     assert "no picture was finished and nothing was kept" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_named(finishing: Finishing):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "file/boat.png"], r"file/boat.png cannot be written"),
+        (["--out", "folder.png"], r"folder.png is a folder"),
+        (["--out", "boat.png", "--preview", "file/rough.png"], r"file/rough.png cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_painted(
+    words: list[str], told: str, finishing: Finishing
+):
     Path("file").write_text("in the way")
-    with pytest.raises(StorageError, match=r"file/boat.png cannot be written"):
-        Generation(ordered("a boat", "--out", "file/boat.png", *SMALL), Watched(), finishing).run()
+    Path("folder.png").mkdir()
+
+    def painted(step: PipelineStep) -> None:
+        raise AssertionError("a step was made")
+
+    with pytest.raises(InvalidInput, match=told):
+        Generation(ordered("a boat", *words, *SMALL), Watched(painted), finishing).run()
+    assert sorted(Path().iterdir()) == [Path("file"), Path("folder.png")]
 
 
 def test_no_half_file_is_left_behind(finishing: Finishing, monkeypatch: pytest.MonkeyPatch):
