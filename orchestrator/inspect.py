@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.errors import InvalidInput
 from orchestrator.imaging.inspection import describe, read
+from orchestrator.imaging.signing_key import roots_in
 
 DESCRIPTION = """
 Prints the metadata of a PNG, JPEG or WebP picture (EXIF, XMP, generation parameters) and judges its
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page; gives 1 where the manifest is broken, else 0."""
-    trust_anchors = None if args.trust is None else _bytes_of(args.trust)
+    trust_anchors = None if args.trust is None else roots_in(_bytes_of(args.trust), str(args.trust))
     inspection = read(_bytes_of(args.picture), trust_anchors)
     sys.stdout.write(describe(inspection))
     return 1 if inspection.is_broken else 0

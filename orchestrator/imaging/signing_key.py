@@ -5,6 +5,7 @@ The only module that imports ``cryptography``.
 
 import os
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, InvalidInput
 from orchestrator.imaging.credentials import SigningKey
 
 _VALID_DAYS: Final = 3650
@@ -51,6 +52,15 @@ def load_key(certificates: bytes, private_key: bytes, now: datetime) -> SigningK
         raise ConfigError(f"signing certificate is valid {valid}; today is {now:%Y-%m-%d}")
     pkcs8 = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return SigningKey(certificates, pkcs8, _algorithm(private))
+
+
+def roots_in(pem: bytes, name: str) -> bytes:
+    """Gives the certificates in a PEM file as PEM, without whatever else it holds; none at all is refused."""
+    try:
+        roots = x509.load_pem_x509_certificates(pem.removeprefix(BOM_UTF8))
+    except ValueError as error:
+        raise InvalidInput(f"{name} holds no certificate in PEM, or a broken one: {error}") from error
+    return b"".join(root.public_bytes(Encoding.PEM) for root in roots)
 
 
 def development_key(folder: Path, now: datetime) -> SigningKey:

@@ -471,6 +471,32 @@ def test_inspect_prints_a_page_and_exits_0(
         assert fact in page
 
 
+@pytest.mark.parametrize("what", ["DER", "a key", "nothing", "half a certificate"])
+def test_roots_that_cannot_be_read_are_refused_and_no_picture_is_called_tampered_for_them(
+    signed: dict[PictureFormat, bytes], key_folder: Path, tmp_path: Path, what: str
+) -> None:
+    pem = (key_folder / "root.pem").read_bytes()
+    wrong = {
+        "DER": x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER),
+        "a key": private_pem(lambda: ec.generate_private_key(ec.SECP256R1())),
+        "nothing": b"",
+        "half a certificate": pem[: len(pem) // 2],
+    }
+    (tmp_path / "gen-456.png").write_bytes(signed["png"])
+    (tmp_path / "root").write_bytes(wrong[what])
+    with pytest.raises(InvalidInput, match="root holds no certificate in PEM"):
+        run_inspect(str(tmp_path / "gen-456.png"), "--trust", str(tmp_path / "root"))
+
+
+def test_roots_with_a_byte_order_mark_or_a_key_beside_them_are_trusted(
+    signed: dict[PictureFormat, bytes], key_folder: Path, tmp_path: Path
+) -> None:
+    key = private_pem(lambda: ec.generate_private_key(ec.SECP256R1()))
+    (tmp_path / "gen-456.png").write_bytes(signed["png"])
+    (tmp_path / "root").write_bytes(b"\xef\xbb\xbf" + (key_folder / "root.pem").read_bytes() + key)
+    assert run_inspect(str(tmp_path / "gen-456.png"), "--trust", str(tmp_path / "root")) == 0
+
+
 def test_inspect_of_a_tampered_picture_exits_1(
     signed: dict[PictureFormat, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
