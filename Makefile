@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-STATE ?= .remarque
+STATE ?= $(or $(REMARQUE_STATE),.remarque)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(STATE)/venv
 BIN := $(VENV)/bin
@@ -61,7 +61,7 @@ clean:  ## Forget everything that was installed or built here
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d is too old; Remarque needs 3.11 or later: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing the orchestrator into $(VENV) ..."

@@ -22,7 +22,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def _ensure(folder: Path, wanted: Sequence[str], build: Callable[[], None]) -> N
 def _python(state: Path) -> StubPython:
     """The recorded interpreter while it is still there, else the best one of this machine."""
     record = state / "stub-python.json"
-    if record.exists():
+    with suppress(OSError, ValueError, TypeError):  # none yet, or half written by a process that was killed
         python = StubPython(**json.loads(record.read_text()))
         if Path(python.executable).exists() and Path(python.libpython).exists():
             return python

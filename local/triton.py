@@ -276,6 +276,9 @@ def _taken(ports: Ports) -> str:
 
 def _resolve(wanted: Ports) -> Ports:
     """Free ports for zeros; a named port that is taken is refused here, before anything starts."""
+    named = [port for port in (wanted.http, wanted.grpc, wanted.metrics) if port]
+    if len(set(named)) < len(named):
+        raise ServiceError(f"ports are {', '.join(map(str, named))}; each protocol needs one of its own")
     with contextlib.ExitStack() as held:
         found = []
         for port in (wanted.http, wanted.grpc, wanted.metrics):
@@ -283,6 +286,8 @@ def _resolve(wanted: Ports) -> Ports:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
+            except OverflowError as error:
+                raise ServiceError(f"port is {port}; 0 to 65535 are served, 0 takes any free one") from error
             except OSError as error:
                 raise ServiceError(
                     f"port {port} on {HOST} is in use; end the program that listens there or choose another port"

@@ -344,6 +344,30 @@ def test_a_taken_port_is_named(tiny_repository: Path) -> None:
             LocalTriton(tiny_repository, models=[], ports=Ports(http=port)).start()
 
 
+@pytest.mark.parametrize(
+    ("ports", "told"),
+    [
+        (Ports(http=70_000), "port is 70000; 0 to 65535 are served"),
+        (Ports(metrics=-1), "port is -1; 0 to 65535 are served"),
+        (Ports(http=18_000, grpc=18_000), "ports are 18000, 18000; each protocol needs one of its own"),
+    ],
+)
+def test_ports_that_cannot_be_are_refused_in_a_sentence(tiny_repository: Path, ports: Ports, told: str) -> None:
+    with pytest.raises(ServiceError, match=told):
+        LocalTriton(tiny_repository, models=[], ports=ports).start()
+
+
+@pytest.mark.parametrize("written", ["", '{"executable": "/usr', "[]", '{"executable": "/usr/bin/python3"}'])
+def test_a_record_of_the_interpreter_that_was_half_written_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    chosen = environment.StubPython(sys.executable, "3.11", sys.executable)
+    monkeypatch.setattr(environment, "_choose_python", lambda state: chosen)
+    (tmp_path / "stub-python.json").write_text(written)
+    assert environment._python(tmp_path) == chosen
+    assert json.loads((tmp_path / "stub-python.json").read_text())["executable"] == sys.executable
+
+
 def test_a_server_that_cannot_be_executed_is_told_with_its_remedy(
     tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
