@@ -129,6 +129,8 @@ def tune(repository: Path, url: str | None, stream: TextIO, *, repeats: int = 3,
     """Measures, writes what it found into ``repository`` and returns it."""
     if not (repository / MODEL / "config.pbtxt").is_file():
         raise ExportError(f"{repository} holds no {MODEL}; build it first, or name the repository with --out")
+    if not all(os.access(path, os.W_OK) for path in (repository, repository / MODEL / "config.pbtxt")):
+        raise ExportError(f"{repository} cannot be written to, and that is where the values go")
     with _serving(repository, url) as address:
         tuning = Tuning(Server(address), stream, repeats, patience_s)
         tuned = tuning.run()
@@ -154,6 +156,8 @@ def main(arguments: Sequence[str]) -> int:
         "--patience", type=float, default=60.0, metavar="S", help="seconds that one point may take (default: 60)"
     )
     options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats is {options.repeats}; 1 or more are served")
     try:
         tune(options.out, options.url, sys.stdout, repeats=options.repeats, patience_s=options.patience)
     except ExportError as error:

@@ -186,6 +186,22 @@ def test_a_folder_without_models_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "holds no unet" in capsys.readouterr().err
 
 
+def test_a_repository_that_cannot_be_written_is_refused_before_minutes_of_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.pbtxt").touch()
+    monkeypatch.setattr(tune.os, "access", lambda path, mode: path != tmp_path)
+    assert tune.main(["--out", str(tmp_path)]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_no_repeats_are_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tune.main(["--out", str(tmp_path), "--repeats", "0"])
+    assert "--repeats is 0; 1 or more are served" in capsys.readouterr().err
+
+
 def test_where_a_server_shares_no_memory_calls_carry_their_zeros(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
