@@ -1,6 +1,7 @@
 """The import rows of docs/architecture.md, read from the code itself."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections import defaultdict
@@ -20,6 +21,7 @@ ROWS = {
     "worker": 6, "conclusion": 6, "outbox": 6, "api": 6, "generate": 6, "inspect": 6, "style": 6, "dead": 6, "terminal": 6, "orders": 6,
     "app": 7, "__main__": 7, "service": 7, "work": 7, "staging_service": 7, "staging_models": 7, "serve": 7, "evaluate": 7,
 }  # fmt: skip
+PAGE = ROOT / "docs" / "architecture.md"
 SHARED_LIBRARIES = {"numpy", "PIL"}
 
 
@@ -127,3 +129,9 @@ def test_constraints_lie_inside_the_ranges_of_pyproject() -> None:
     ranges = {r.name: r.specifier for entry in lists for r in map(Requirement, entry)}
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert {name: pin for name, pin in pins.items() if name in ranges and not ranges[name].contains(pin)} == {}
+
+
+def test_the_page_shows_every_module_in_its_row() -> None:
+    lines = re.findall(r"^\| (\d) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    shown = {name: int(row) for row, names in lines for name in re.findall(r"\w+", names)}
+    assert {name: shown.get(name) for name in ROWS} == ROWS
