@@ -161,6 +161,7 @@ def _split(style: StyleFile, name: str) -> tuple[str, str]:
 def _place(written: str, known: Mapping[tuple[str, str], str]) -> tuple[str, str] | None:
     """Network and tensor of a layer, whichever way its name is written: without a prefix the first that has it."""
     said, bare = _bare(written)
+    bare = bare.removeprefix("text_model.").removeprefix("text_model_")
     for network in ("unet", "text_encoder", "text_encoder_2") if said is None else (said,):
         name = bare
         for old, new in _OLD_NAMES if network == "unet" else _OLD_TEXT_NAMES:
@@ -172,11 +173,10 @@ def _place(written: str, known: Mapping[tuple[str, str], str]) -> tuple[str, str
 
 
 def _bare(written: str) -> tuple[str | None, str]:
-    """The network that the prefix names, if there is one, and the layer's name without it."""
+    """The network that the prefix names, if there is one, and the layer as peft's patterns know it."""
     name = written.removeprefix(_PEFT_PREFIX)
     prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
-    bare = name.removeprefix(prefix).removeprefix("text_model.").removeprefix("text_model_")
-    return _PREFIXES.get(prefix), bare
+    return _PREFIXES.get(prefix), name.removeprefix(prefix)
 
 
 def _scalings(style: StyleFile) -> dict[str, _Scaling] | None:

@@ -49,8 +49,9 @@ def factors(networks: dict[str, Any], network: str, layer: str, rank: int) -> tu
 def peft_folder(folder: Path, networks: dict[str, Any], layers: tuple[str, ...], **config: Any) -> Path:
     tensors = {}
     for layer in layers:
-        rank = config.get("rank_pattern", {}).get(layer, 8)
-        down, up = factors(networks, "unet", layer, rank)
+        rank = config.get("rank_pattern", {}).get(layer, config.get("r", 8))
+        network = "text_encoder" if layer.startswith("text_model.") else "unet"
+        down, up = factors(networks, network, layer.removeprefix("text_model."), rank)
         tensors |= {f"base_model.model.{layer}.lora_A.weight": down, f"base_model.model.{layer}.lora_B.weight": up}
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
@@ -118,6 +119,12 @@ def written(kind: str, folder: Path, networks: dict[str, Any]) -> Path:
             rank_pattern={CROSS: 4},
             alpha_pattern=alphas,
         )
+    if kind == "peft, a text encoder with patterns":
+        whole = {f"text_model.{TEXT}": 4}
+        layers = tuple(f"text_model.{layer}" for layer in (TEXT, TEXT_MLP))
+        return peft_folder(
+            folder / "style", networks, layers, r=1, lora_alpha=1, rank_pattern=whole, alpha_pattern=whole
+        )
     if kind == "diffusers":
         return diffusers_file(folder / "style.safetensors", networks)
     if kind == "diffusers, metadata":
@@ -128,7 +135,15 @@ def written(kind: str, folder: Path, networks: dict[str, Any]) -> Path:
     return kohya_file(folder / "style.safetensors", networks)
 
 
-KINDS = ("peft", "peft, rsLoRA and patterns", "diffusers", "diffusers, metadata", "diffusers, old", "kohya")
+KINDS = (
+    "peft",
+    "peft, rsLoRA and patterns",
+    "peft, a text encoder with patterns",
+    "diffusers",
+    "diffusers, metadata",
+    "diffusers, old",
+    "kohya",
+)
 
 
 def applied(path: Path, weight: float, demo: Checkpoint) -> AppliedStyle:
