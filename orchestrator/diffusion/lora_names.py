@@ -79,10 +79,11 @@ def spellings(layers: Mapping[str, Iterable[str]]) -> dict[str, Layer]:
     found = {
         written: Layer("unet", name) for name in unet for written in _unet_spellings(name, _stability_name(name, unet))
     }
-    has_two = "text_encoder_2" in layers
     for name in layers.get("text_encoder", ()):
-        kohya = ("lora_te_", "lora_te1_") if has_two else ("lora_te_",)
-        found |= dict.fromkeys(_text_spellings(name, ("", "text_encoder."), kohya), Layer("text_encoder", name))
+        # Trainers of diffusers number the only encoder of SD 1.x too.
+        found |= dict.fromkeys(
+            _text_spellings(name, ("", "text_encoder."), ("lora_te_", "lora_te1_")), Layer("text_encoder", name)
+        )
     for name in layers.get("text_encoder_2", ()):
         found |= dict.fromkeys(
             _text_spellings(name, ("text_encoder_2.",), ("lora_te2_",)), Layer("text_encoder_2", name)

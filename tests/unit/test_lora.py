@@ -98,6 +98,7 @@ def test_a_layer_is_known_in_every_trainers_spelling(down: str, up: str, prefix:
 
 TEXT_SPELLINGS = [
     ("lora_te_text_model_encoder_layers_0_self_attn_out_proj", ".lora_down.weight", ".lora_up.weight"),
+    ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", ".lora_down.weight", ".lora_up.weight"),
     ("text_encoder.text_model.encoder.layers.0.self_attn.out_proj", ".lora_A.weight", ".lora_B.weight"),
     ("text_encoder.encoder.layers.0.self_attn.out_proj", ".lora_A.weight", ".lora_B.weight"),
     (
@@ -225,6 +226,7 @@ LOHA = {
     f"{FLAT}.hada_w2_a": numbers(C, 2), f"{FLAT}.hada_w2_b": numbers(2, C),
 }  # fmt: skip
 LOKR = {f"{FLAT}.lokr_w1": numbers(2, 2), f"{FLAT}.lokr_w2": numbers(C // 2, C // 2)}
+TEXT = "text_model_encoder_layers_0_self_attn_out_proj"
 SHORT = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], bytes | None, str]] = {
     "no tensors": ({}, None, "the file holds no tensors"),
@@ -249,6 +251,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], bytes | None, str]] = {
     "overflow": (kohya() | {f"{FLAT}.alpha": np.array(3e38, np.float32), f"{FLAT}.lora_up.weight": np.full((C, 2), 99.0, np.float32)}, None, "would become infinite"),
     "an alpha of two": (kohya() | {f"{FLAT}.alpha": numbers(2)}, None, ".alpha has the shape [2]; one number"),
     "one layer in two spellings": (kohya() | kohya("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"), None, f"names layer {QUERY} a second time"),
+    "a text encoder with and without its number": (kohya(f"lora_te_{TEXT}", shape=(WIDTH, WIDTH)) | kohya(f"lora_te1_{TEXT}", shape=(WIDTH, WIDTH)), None, "names layer encoder.layers.0.self_attn.out_proj a second time"),
     "one tensor in two spellings": (pair(QUERY, ".lora_A.weight", ".lora_B.weight") | {f"{QUERY}.lora.down.weight": numbers(2, C)}, None, "are the same tensor twice"),
     "blocks that do not divide": (LOKR | {f"{FLAT}.lokr_w1": numbers(3, 2)}, None, "blocks of [3, 2] do not divide a layer of shape [8, 8]"),
     "a magnitude for each input": (kohya() | {f"{FLAT}.dora_scale": numbers(1, C)}, None, "one magnitude for each of 8 outputs"),
