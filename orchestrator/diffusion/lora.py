@@ -179,8 +179,8 @@ def _delta(part: Parts, layer: Layer, scalings: Mapping[str, PeftScaling], serve
     shape = tuple(served.layers[layer.network][layer.name])
     scaling = scalings.get(layer.network)
     if scaling is None:
-        alpha = part.alpha()
-        return delta_of(part, shape, lambda rank: alpha_scale(alpha, rank))
+        # LyCORIS writes the dimension that was asked for beside a LoKr of whole sides, often 1e8: infinite in F16.
+        return delta_of(part, shape, lambda rank: 1.0 if rank is None else alpha_scale(part.alpha(), rank))
     if "alpha" in part.tensors:
         raise LoraIncompatible(f"{shown(part.keys['alpha'])} comes with {scaling.source}; one of them says the scale")
     if scaling.use_dora:

@@ -42,9 +42,9 @@ class PeftScaling:
         return _first(self.alpha_pattern, layer, self.alpha) / (math.sqrt(expected) if self.root else expected)
 
 
-def alpha_scale(alpha: float | None, rank: int | None) -> float:
-    """What kohya's trainers mean: ``alpha / rank``, and 1 where either is missing."""
-    return 1.0 if alpha is None or rank is None else alpha / rank
+def alpha_scale(alpha: float | None, rank: int) -> float:
+    """What kohya's trainers mean: ``alpha / rank``, and 1 without an alpha."""
+    return 1.0 if alpha is None else alpha / rank
 
 
 def config_of(data: bytes) -> PeftScaling:

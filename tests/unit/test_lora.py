@@ -226,6 +226,13 @@ LOHA = {
     f"{FLAT}.hada_w2_a": numbers(C, 2), f"{FLAT}.hada_w2_b": numbers(2, C),
 }  # fmt: skip
 LOKR = {f"{FLAT}.lokr_w1": numbers(2, 2), f"{FLAT}.lokr_w2": numbers(C // 2, C // 2)}
+
+
+def test_an_alpha_without_a_rank_to_divide_it_by_counts_for_nothing() -> None:
+    found = style(LOKR | {f"{FLAT}.alpha": np.array(np.inf, np.float16)}).unet[QUERY]
+    assert np.array_equal(found.delta(), style(LOKR).unet[QUERY].delta())  # type: ignore[union-attr]
+
+
 TEXT = "text_model_encoder_layers_0_self_attn_out_proj"
 SHORT = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], bytes | None, str]] = {
