@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.stability import stability_names
 from export.weights import Weights, read_metadata
 
 _FILES: Final = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
@@ -99,12 +100,7 @@ def merge(
     networks: Mapping[str, Mapping[str, NDArray[Any]]], styles: Sequence[StyleFile]
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     """Every weight that the styles change, by network and name of the tensor; always from the networks' own weights."""
-    known = {
-        (network, name.removesuffix(".weight").replace(".", "_")): name
-        for network, weights in networks.items()
-        for name in weights
-        if name.endswith(".weight")
-    }
+    known = _known(networks)
     changed: dict[str, dict[str, NDArray[np.float32]]] = {network: {} for network in networks}
     for style in styles:
         for (network, tensor), delta in _deltas(style, known).items():
@@ -116,6 +112,18 @@ def merge(
                 )
             changed[network][tensor] = weight + delta.reshape(weight.shape)
     return {network: weights for network, weights in changed.items() if weights}
+
+
+def _known(networks: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[tuple[str, str], str]:
+    """Every layer's tensor, by network and the layer's name with underscores; a UNet's by Stability's names too."""
+    known: dict[tuple[str, str], str] = {}
+    for network, weights in networks.items():
+        layers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+        other = stability_names(layers) if network == "unet" else {}
+        for layer in layers:
+            written = (layer, other.get(layer, layer))
+            known |= {(network, name.replace(".", "_")): f"{layer}.weight" for name in written}
+    return known
 
 
 def _deltas(style: StyleFile, known: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], NDArray[np.float32]]:

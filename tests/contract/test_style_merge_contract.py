@@ -12,9 +12,11 @@ from safetensors.numpy import save_file
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.description import layers_of
 from export.errors import ExportError
+from export.stability import stability_names
 from export.styles import merge, name_of, open_style
 from orchestrator.clients.storage import Storage
 from orchestrator.diffusion.deltas import merged
+from orchestrator.diffusion.lora_names import spellings
 from orchestrator.style_ways import AppliedStyle, merged_name
 from orchestrator.styles import StyleShelf
 
@@ -26,6 +28,23 @@ CONV = "mid_block.resnets.0.conv1"
 TIME = "time_embedding.linear_1"
 TEXT = "encoder.layers.0.self_attn.q_proj"
 TEXT_MLP = "encoder.layers.1.mlp.fc1"
+STABILITY = {
+    SELF: "middle_block_1_transformer_blocks_0_attn1_to_q",
+    CROSS: "input_blocks_3_1_transformer_blocks_0_attn2_to_k",
+    CONV: "middle_block_0_in_layers_2",
+    TIME: "time_embed_0",
+    "up_blocks.1.upsamplers.0.conv": "output_blocks_3_2_conv",
+}
+SDXL = [
+    "add_embedding.linear_2",
+    *(f"down_blocks.{b}.resnets.{i}.conv2" for b in range(3) for i in range(2)),
+    *(f"up_blocks.{b}.resnets.{i}.conv2" for b in range(3) for i in range(3)),
+    *(f"down_blocks.{b}.attentions.{i}.transformer_blocks.1.ff.net.2" for b in (1, 2) for i in range(2)),
+    *(f"up_blocks.{b}.attentions.{i}.transformer_blocks.9.attn1.to_out.0" for b in (0, 1) for i in range(3)),
+    *(f"{side}_blocks.{b}.{side}samplers.0.conv" for side in ("down", "up") for b in (0, 1)),
+    "mid_block.resnets.1.time_emb_proj",
+    "mid_block.attentions.0.proj_out",
+]
 GENERATOR = np.random.default_rng(11)
 
 
@@ -83,6 +102,17 @@ def kohya_file(path: Path, networks: dict[str, Any]) -> Path:
     return path
 
 
+def stability_file(path: Path, networks: dict[str, Any]) -> Path:
+    """As sd-scripts writes SDXL's: the same layers under the numbers that Stability's code gives their blocks."""
+    tensors = {}
+    for layer, name in STABILITY.items():
+        down, up = factors(networks, "unet", layer, 4)
+        written = f"lora_unet_{name}"
+        tensors |= {f"{written}.lora_down.weight": down, f"{written}.lora_up.weight": up}
+    save_file(tensors, path)
+    return path
+
+
 def diffusers_file(path: Path, networks: dict[str, Any], metadata: dict[str, Any] | None = None) -> Path:
     down, up = factors(networks, "unet", OUT, 4)
     text_down, text_up = factors(networks, "text_encoder", TEXT, 4)
@@ -132,6 +162,8 @@ def written(kind: str, folder: Path, networks: dict[str, Any]) -> Path:
         return diffusers_file(folder / "pytorch_lora_weights.safetensors", networks, said).parent
     if kind == "diffusers, old":
         return old_diffusers_file(folder / "style.safetensors", networks)
+    if kind == "Stability's blocks":
+        return stability_file(folder / "style.safetensors", networks)
     return kohya_file(folder / "style.safetensors", networks)
 
 
@@ -143,6 +175,7 @@ KINDS = (
     "diffusers, metadata",
     "diffusers, old",
     "kohya",
+    "Stability's blocks",
 )
 
 
@@ -181,6 +214,20 @@ def test_style_changes_the_weights_as_the_orchestrator_changes_them(
     kind: str, weight: float, demo: Checkpoint, networks: dict[str, Any], tmp_path: Path
 ) -> None:
     assert_equal_merges(demo, networks, ((written(kind, tmp_path, networks), weight),))
+
+
+@pytest.mark.parametrize("model", ["demo", "SDXL"])
+def test_a_layer_has_the_name_of_stabilitys_code_that_the_orchestrator_reads(model: str, demo: Checkpoint) -> None:
+    layers = list(layers_of(demo)["unet"]) if model == "demo" else SDXL
+
+    found = stability_names(layers)
+
+    known = spellings({"unet": layers})
+    assert {f"lora_unet_{name.replace('.', '_')}": layer for layer, name in found.items()} == {
+        written: layer.name
+        for written, layer in known.items()
+        if written.startswith("lora_unet_") and written != f"lora_unet_{layer.name.replace('.', '_')}"
+    }
 
 
 def test_two_styles_on_one_layer_add_up_as_in_the_orchestrator(
