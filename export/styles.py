@@ -148,7 +148,8 @@ def _deltas(style: StyleFile, known: Mapping[tuple[str, str], str]) -> dict[tupl
             raise ExportError(f"{style.path}: {sides['up']} has the shape {up.shape}; its partner has rank {rank}")
         alpha_name = alphas.pop(written, None)
         alpha = float(rank) if alpha_name is None else float(tensors[alpha_name].reshape(-1)[0])
-        scale = alpha / rank if scalings is None else scalings[place[0]].of(_bare(written)[1], rank)
+        scaling = scalings.get(place[0])
+        scale = alpha / rank if scaling is None else scaling.of(_bare(written)[1], rank)
         deltas[place] = np.float32(scale * style.weight) * (up.reshape(-1, rank) @ down.reshape(rank, -1))
     if alphas:
         raise ExportError(f"{style.path}: {next(iter(alphas.values()))} belongs to no layer of this checkpoint")
@@ -187,14 +188,14 @@ def _bare(written: str) -> tuple[str | None, str]:
     return _PREFIXES.get(prefix), name.removeprefix(prefix)
 
 
-def _scalings(style: StyleFile) -> dict[str, _Scaling] | None:
-    """By network; None where each layer's own alpha counts."""
+def _scalings(style: StyleFile) -> dict[str, _Scaling]:
+    """By network; of one that is missing each layer's own alpha counts."""
     if style.has_config:
         config = _json(style, style.path.with_name(_CONFIG).read_text("utf-8"))
         return dict.fromkeys(_PREFIXES.values(), _scaling(style, config))
     said = read_metadata(style.path).get(_METADATA)
     if said is None:
-        return None
+        return {}
     config = _json(style, said)
     own = {
         network: {k.removeprefix(f"{network}."): v for k, v in config.items() if k.startswith(f"{network}.")}

@@ -160,6 +160,8 @@ def written(kind: str, folder: Path, networks: dict[str, Any]) -> Path:
     if kind == "diffusers, metadata":
         said = {"unet.r": 4, "unet.lora_alpha": 6, "text_encoder.r": 4, "text_encoder.lora_alpha": 2}
         return diffusers_file(folder / "pytorch_lora_weights.safetensors", networks, said).parent
+    if kind == "diffusers, metadata of the UNet only":
+        return diffusers_file(folder / "style.safetensors", networks, {"unet.r": 4, "unet.lora_alpha": 6})
     if kind == "diffusers, old":
         return old_diffusers_file(folder / "style.safetensors", networks)
     if kind == "Stability's blocks":
@@ -173,6 +175,7 @@ KINDS = (
     "peft, a text encoder with patterns",
     "diffusers",
     "diffusers, metadata",
+    "diffusers, metadata of the UNet only",
     "diffusers, old",
     "kohya",
     "Stability's blocks",
