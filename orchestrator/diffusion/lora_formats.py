@@ -129,7 +129,9 @@ def _low_rank(parts: Parts, shape: Shape, scale: Scale) -> LowRank:
         mid = parts.expect("mid", (rank, rank, *_kernel(parts, shape)))
         down = parts.expect("down", (rank, shape[1]))
     else:
-        mid, down = None, parts.expect("down", (rank, *shape[1:]))
+        # LyCORIS writes the convolutions of a DyLoRA flat, as the matrices that they are multiplied as.
+        flat = (rank, math.prod(shape[1:]))
+        mid, down = None, parts.expect("down", flat if parts.tensors["down"].shape == flat else (rank, *shape[1:]))
     made = LowRank(shape=shape, down=down, up=up, mid=mid, scale=scale(rank))
     largest = [float(np.abs(factor).max(initial=0.0)) for factor in made.factors()]
     if not math.prod(largest) * rank < _FLOAT32_MAX:

@@ -169,6 +169,13 @@ def test_a_convolution_is_low_rank_over_its_whole_kernel() -> None:
     assert (A.shape, B.shape, delta.delta().shape) == ((2, 9 * C), (C, 2), (C, C, 3, 3))  # type: ignore[union-attr]
 
 
+def test_a_convolution_may_be_written_flat_as_dylora_does() -> None:
+    tensors = kohya(FLAT_CONV, shape=(C, C, 3, 3))
+    flat = tensors | {f"{FLAT_CONV}.lora_down.weight": tensors[f"{FLAT_CONV}.lora_down.weight"].reshape(2, 9 * C)}
+    deltas = [style(one).unet[CONV].delta() for one in (tensors, flat)]  # type: ignore[union-attr]
+    assert np.array_equal(*deltas)
+
+
 def test_a_tucker_core_stays_low_rank() -> None:
     down, mid, up = numbers(2, C, 1, 1), numbers(2, 2, 3, 3), numbers(C, 2, 1, 1)
     keys = (f"{FLAT_CONV}.lora_{name}.weight" for name in ("down", "mid", "up"))
