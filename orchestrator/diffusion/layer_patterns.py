@@ -34,11 +34,13 @@ class _Choice:
 class LayerPattern:
     """Fits the end of a layer's name, from its start or from behind a dot, as peft has it.
 
-    ``effort`` is what one matching costs at most, in pieces.
+    Without ``choices`` the text is a name, with ``from_start`` a whole one. ``effort`` is what one matching costs at
+    most, in pieces.
     """
 
     text: str
-    choices: tuple[_Choice, ...]
+    choices: tuple[_Choice, ...] = ()
+    from_start: bool = False
 
     @property
     def effort(self) -> int:
@@ -46,7 +48,7 @@ class LayerPattern:
 
     def fits(self, layer: str) -> bool:
         if not self.choices:
-            return layer == self.text or layer.endswith(f".{self.text}")
+            return layer == self.text or (not self.from_start and layer.endswith(f".{self.text}"))
         # Sets of places in the name are bits of an integer: place i is 1 << i.
         places: dict[str, int] = defaultdict(int)
         for i, letter in enumerate(layer):
@@ -58,9 +60,11 @@ def layer_pattern(text: str) -> LayerPattern:
     """The pattern of a configuration's key; refuses what is neither a name nor a simple expression."""
     if len(text) > MAX_CHARS:
         raise LoraIncompatible(f"a layer pattern has {len(text)} characters; up to {MAX_CHARS} are read")
-    if _PLAIN.fullmatch(text):
-        # Its dots could stand for any letter; between the names of layers they only ever are dots.
-        return LayerPattern(text, ())
+    name = text.removeprefix("^").removesuffix("$")
+    if _PLAIN.fullmatch(name):
+        # Its dots could stand for any letter; between the names of layers they only ever are dots. Diffusers writes
+        # ^NAME for every layer whose rank is not the commonest: over 700 of SDXL's.
+        return LayerPattern(name, from_start=text.startswith("^"))
     return LayerPattern(text, tuple(_choice(one, text) for one in _written_out(text)))
 
 

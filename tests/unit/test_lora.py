@@ -221,6 +221,12 @@ def test_patterns_of_peft_decide_rank_and_scale() -> None:
     assert np.array_equal(B, tensors[f"{PEFT}.lora_B.weight"] * 3)
 
 
+def test_a_rank_for_each_of_sdxls_layers_by_its_whole_name_is_read() -> None:
+    names = [f"down_blocks.2.attentions.{i}.transformer_blocks.0.attn1.to_q" for i in range(700)]
+    config = peft_config(r=4, rank_pattern={f"^{name}": 2 for name in [*names, QUERY]})
+    assert style(pair(PEFT, ".lora_A.weight", ".lora_B.weight"), config).ranks == (2,)
+
+
 def test_metadata_of_diffusers_decides_the_scale_of_each_network() -> None:
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 1, "unet.use_rslora": True})}
     scalings = metadata_of(metadata)

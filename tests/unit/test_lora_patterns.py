@@ -21,7 +21,8 @@ def as_peft(pattern: str, layer: str) -> bool:
     "pattern",
     [
         "to_out.0", "to_out", "out.0", "0", LAYER, "attn2.to_out.0", "tn2.to_out.0", ".*", ".*attn2.*", "attn.*",
-        "down_blocks.*to_out.0", "^down_blocks.*", "^blocks.*", "attn[12].to_out.0", "attn[3-9].*", r"attn\d\.to_out\.\d",
+        "down_blocks.*to_out.0", "^down_blocks.*", "^blocks.*", f"^{LAYER}", f"^{LAYER}$", "^to_out.0", "to_out.0$",
+        "^down_blocks.0", "^", "$", "^$", "attn[12].to_out.0", "attn[3-9].*", r"attn\d\.to_out\.\d",
         "(down|up)_blocks.*", "(?:down|mid)_blocks.*attn(1|2).to_out.0$", "attn2.to_q|attn2.to_out.0", "attn2?.to_.*",
         "blocks.*", r"\w+.0", "a*ttn2.to_out.0", "z+attn2.to_out.0", "z?attn2.to_out.0",
     ],
@@ -37,6 +38,10 @@ pieces = st.sampled_from(["a", "b", ".", r"\.", "[ab]", r"\w", ".*", "a*", "b+",
 def test_any_simple_pattern_fits_where_pefts_would(pattern: str, layer: str) -> None:
     if not re.fullmatch(r"[\w.]+", pattern):  # the dots of a plain name mean dots
         assert layer_pattern(pattern).fits(layer) == as_peft(pattern, layer)
+
+
+def test_a_whole_name_costs_no_more_than_a_part_of_one() -> None:
+    assert [layer_pattern(pattern).effort for pattern in ("to_out.0", f"^{LAYER}", f"^{LAYER}$")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
