@@ -24,9 +24,14 @@ _FILES: Final = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"
 _CONFIG: Final = "adapter_config.json"
 _PEFT_PREFIX: Final = "base_model.model."
 _METADATA: Final = "lora_adapter_metadata"
-_FACTOR: Final = re.compile(
-    r"(.+?)(?:\.lora|_lora|\.lora_linear_layer)?\.(?:(lora_A|lora_down|down)|lora_B|lora_up|up)\.weight"
+_TENSOR: Final = re.compile(
+    r"(.+?)(?:\.lora|_lora|\.lora_linear_layer)?"
+    r"\.(?:(?P<down>(?:lora_A|lora_down|down)\.weight)|(?P<up>(?:lora_B|lora_up|up)\.weight)|(?P<alpha>alpha))"
 )
+# These change the base model before training, or add more than factors: the tensors alone make another picture.
+_OTHER_BASES: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_UNSERVED: Final = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens", "target_parameters")
+_Patterns = tuple[tuple[re.Pattern[str], float], ...]
 _PREFIXES: Final = {
     "unet.": "unet",
     "lora_unet_": "unet",
@@ -36,8 +41,8 @@ _PREFIXES: Final = {
     "text_encoder_2.": "text_encoder_2",
     "lora_te2_": "text_encoder_2",
 }
-# Attention processors of older diffusers, and how it writes a text encoder's projections.
-_OLD_NAMES: Final = ((".processor", ""), (r"\.to_out$", ".to_out.0"))
+# Projections as older diffusers writes them.
+_OLD_NAMES: Final = ((r"\.to_out$", ".to_out.0"),)
 _OLD_TEXT_NAMES: Final = ((r"\.to_(q|k|v)$", r".\1_proj"), (r"\.to_out(\.0)?$", ".out_proj"))
 
 
@@ -68,13 +73,18 @@ class StyleFile:
 class _Scaling:
     """peft's configuration as far as it decides how strongly a layer's factors count."""
 
+    path: Path
+    rank: float
     alpha: float
-    alphas: Mapping[str, float]
+    ranks: _Patterns
+    alphas: _Patterns
     root: bool
 
     def of(self, layer: str, rank: int) -> float:
-        found = (value for pattern, value in self.alphas.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer))
-        return next(found, self.alpha) / (math.sqrt(rank) if self.root else rank)
+        expected = _first(self.ranks, layer, self.rank)
+        if rank != expected:
+            raise ExportError(f"{self.path}: layer {layer} has rank {rank}; its configuration says {expected:g}")
+        return _first(self.alphas, layer, self.alpha) / (math.sqrt(rank) if self.root else rank)
 
 
 def open_style(said: str) -> StyleFile:
@@ -106,7 +116,7 @@ def merge(
         for (network, tensor), delta in _deltas(style, known).items():
             base = changed[network].get(tensor)
             weight = networks[network][tensor].astype(np.float32) if base is None else base
-            if weight.size != delta.size:
+            if delta.shape != (len(weight), weight.size // len(weight)):
                 raise ExportError(
                     f"{style.path}: {tensor} has the shape {weight.shape}; the style was made for another"
                 )
@@ -127,44 +137,60 @@ def _known(networks: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[tuple[str
 
 
 def _deltas(style: StyleFile, known: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], NDArray[np.float32]]:
-    tensors = Weights([style.path])
-    scalings = _scalings(style)
-    pairs: dict[str, dict[str, str]] = {}
-    alphas = {name.removesuffix(".alpha"): name for name in tensors if name.endswith(".alpha")}
-    for name in tensors:
-        if name not in alphas.values():
-            layer, side = _split(style, name)
-            pairs.setdefault(layer, {})[side] = name
-    deltas = {}
-    for written, sides in pairs.items():
-        place = _place(written, known)
+    """What the style adds to each tensor, by network and name, as ``[out, fan_in]``."""
+    tensors, scalings = Weights([style.path]), _scalings(style)
+    deltas: dict[tuple[str, str], NDArray[np.float32]] = {}
+    for written, keys in _layers(style, tensors).items():
+        place, first = _place(written, known), next(iter(keys.values()))
         if place is None:
-            raise ExportError(f"{style.path}: {next(iter(sides.values()))} belongs to no layer of this checkpoint")
-        if len(sides) != 2:
-            raise ExportError(f"{style.path}: {next(iter(sides.values()))} has no partner; every layer has two factors")
-        down, up = (tensors[sides[side]].astype(np.float32) for side in ("down", "up"))
+            raise ExportError(f"{style.path}: {first} belongs to no layer of this checkpoint")
+        if place in deltas:
+            raise ExportError(f"{style.path}: {first} names {place[1]} a second time, in another spelling")
+        if not {"down", "up"} <= keys.keys():
+            raise ExportError(f"{style.path}: {first} has no partner; every layer has two factors")
+        down, up = (tensors[keys[side]].astype(np.float32) for side in ("down", "up"))
+        if down.ndim < 2 or up.shape[1:2] != down.shape[:1]:
+            raise ExportError(f"{style.path}: {keys['up']} has the shape {up.shape}; its partner has {down.shape}")
         rank = len(down)
-        if up.shape[1] != rank:
-            raise ExportError(f"{style.path}: {sides['up']} has the shape {up.shape}; its partner has rank {rank}")
-        alpha_name = alphas.pop(written, None)
-        alpha = float(rank) if alpha_name is None else float(tensors[alpha_name].reshape(-1)[0])
-        scaling = scalings.get(place[0])
-        scale = alpha / rank if scaling is None else scaling.of(_bare(written)[1], rank)
-        deltas[place] = np.float32(scale * style.weight) * (up.reshape(-1, rank) @ down.reshape(rank, -1))
-    if alphas:
-        raise ExportError(f"{style.path}: {next(iter(alphas.values()))} belongs to no layer of this checkpoint")
+        scale = _scale(style, tensors, keys, scalings.get(place[0]), _bare(written)[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            deltas[place] = np.float32(scale * style.weight) * (up.reshape(-1, rank) @ down.reshape(rank, -1))
+        if not np.isfinite(deltas[place]).all():
+            raise ExportError(f"{style.path}: {keys['up']} and its partner hold NaN, infinity or numbers too large")
     return deltas
 
 
+def _scale(style: StyleFile, tensors: Weights, keys: Mapping[str, str], scaling: _Scaling | None, layer: str) -> float:
+    """The factor of a layer's delta: by the configuration, else by the alpha beside the tensors, else 1."""
+    rank = len(tensors[keys["down"]])
+    if scaling is None:
+        return float(tensors[keys["alpha"]].reshape(-1)[0]) / rank if "alpha" in keys else 1.0
+    if "alpha" in keys:
+        raise ExportError(f"{style.path}: {keys['alpha']} comes with a configuration; one of them says the scale")
+    return scaling.of(layer, rank)
+
+
+def _layers(style: StyleFile, tensors: Weights) -> dict[str, dict[str, str]]:
+    """The names of each layer's tensors, by the layer as it is written and by what they are: down, up or alpha."""
+    layers: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        layer, role = _split(style, name)
+        keys = layers.setdefault(layer, {})
+        if role in keys:
+            raise ExportError(f"{style.path}: {name} and {keys[role]} are the same tensor twice")
+        keys[role] = name
+    return layers
+
+
 def _split(style: StyleFile, name: str) -> tuple[str, str]:
-    """The layer as it is written, and which factor this is."""
-    found = _FACTOR.fullmatch(name.replace(".default.", "."))
-    if found is None:
+    """The layer as it is written, and what this tensor is to it."""
+    found = _TENSOR.fullmatch(name.replace(".default.", "."))
+    if found is None or found.lastgroup is None:
         raise ExportError(
             f"{style.path}: {name} is no factor of a plain low-rank style; DoRA, LoHa, LoKr and Tucker cores "
             "are merged by the orchestrator while it serves ONNX models"
         )
-    return found[1], "up" if found[2] is None else "down"
+    return found[1].replace(".processor", ""), found.lastgroup
 
 
 def _place(written: str, known: Mapping[tuple[str, str], str]) -> tuple[str, str] | None:
@@ -209,10 +235,26 @@ def _scalings(style: StyleFile) -> dict[str, _Scaling]:
 def _scaling(style: StyleFile, config: Mapping[str, Any]) -> _Scaling:
     if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
         raise ExportError(f"{style.path} is no plain LoRA; engines are built with plain low-rank styles")
+    start = str(config.get("init_lora_weights")).lower()
+    if start.startswith(_OTHER_BASES):
+        raise ExportError(f"{style.path}: its init_lora_weights is {start!r}, which changes the base model")
+    for name in _UNSERVED:
+        if config.get(name):
+            raise ExportError(f"{style.path}: its configuration sets {name}; engines are not built with it")
     try:
-        return _Scaling(float(config["lora_alpha"]), config.get("alpha_pattern") or {}, bool(config.get("use_rslora")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{style.path}: its configuration says no lora_alpha") from error
+        rank, alpha = float(config["r"]), float(config["lora_alpha"])
+        ranks, alphas = (_patterns(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise ExportError(f"{style.path}: its configuration lacks r or lora_alpha or holds a broken pattern") from error
+    return _Scaling(style.path, rank, alpha, ranks, alphas, bool(config.get("use_rslora")))
+
+
+def _patterns(said: Mapping[str, Any]) -> _Patterns:
+    return tuple((re.compile(rf"(?:.*\.)?(?:{pattern})"), float(value)) for pattern, value in said.items())
+
+
+def _first(patterns: _Patterns, layer: str, default: float) -> float:
+    return next((value for pattern, value in patterns if pattern.fullmatch(layer)), default)
 
 
 def _json(style: StyleFile, text: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from export.styles import merge, name_of, open_style
 from orchestrator.clients.storage import Storage
 from orchestrator.diffusion.deltas import merged
 from orchestrator.diffusion.lora_names import spellings
+from orchestrator.errors import LoraIncompatible
 from orchestrator.style_ways import AppliedStyle, merged_name
 from orchestrator.styles import StyleShelf
 
@@ -271,12 +272,79 @@ def test_style_of_another_method_is_refused_instead_of_merged_in_part(networks: 
 
 
 @pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "its init_lora_weights is 'pissa_niter_4', which changes the base"),
+        ({"layer_replication": [[0, 1]]}, "its configuration sets layer_replication"),
+        ({"rank_pattern": {"to_q": 4}}, "has rank 8; its configuration says 4"),
+        ({"lora_alpha": None}, "its configuration lacks r or lora_alpha"),
+        ({"alpha_pattern": {"(": 1}}, "lora_alpha or holds a broken pattern"),
+    ],
+)
+def test_configuration_that_the_orchestrator_refuses_is_refused(
+    config: dict[str, Any], sentence: str, demo: Checkpoint, networks: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = peft_folder(tmp_path / "style", networks, (SELF,), **config)
+
+    with pytest.raises(ExportError, match=sentence):
+        merge(networks, [open_style(str(folder))])
+    with pytest.raises(LoraIncompatible):
+        applied(folder, 1.0, demo)
+
+
+def broken(case: str, networks: dict[str, Any]) -> dict[str, np.ndarray]:
+    down, up = factors(networks, "unet", CROSS, 4)
+    tensors = {f"unet.{CROSS}.lora.down.weight": down, f"unet.{CROSS}.lora.up.weight": up}
+    return {
+        "NaN": tensors | {f"unet.{CROSS}.lora.up.weight": up * np.float32("nan")},
+        "an infinite alpha": tensors | {f"unet.{CROSS}.alpha": np.array(np.inf, np.float32)},
+        "a layer twice": tensors | {f"{CROSS}.lora.down.weight": down, f"{CROSS}.lora.up.weight": up},
+        "a tensor twice": tensors | {f"unet.{CROSS}.lora_A.weight": down},
+        "an alpha beside metadata": tensors | {f"unet.{CROSS}.alpha": np.array(4, np.float32)},
+        "partners of different ranks": tensors | {f"unet.{CROSS}.lora.up.weight": up[:, :3].copy()},
+        "a flat factor": tensors | {f"unet.{CROSS}.lora.up.weight": up.reshape(-1)},
+        "sides exchanged": dict(zip(tensors, (up.T.copy(), down.T.copy()), strict=True)),
+    }[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "metadata", "sentence"),
+    [
+        ("NaN", None, "lora.up.weight and its partner hold NaN, infinity"),
+        ("an infinite alpha", None, "lora.up.weight and its partner hold NaN, infinity"),
+        ("a layer twice", None, f"names {CROSS}.weight a second time, in another spelling"),
+        ("a tensor twice", None, "are the same tensor twice"),
+        ("an alpha beside metadata", {"unet.r": 4, "unet.lora_alpha": 4}, ".alpha comes with a configuration"),
+        ("partners of different ranks", None, r"lora.up.weight has the shape \(\d+, 3\); its partner has \(4, 128\)"),
+        ("a flat factor", None, r"lora.up.weight has the shape \(\d+,\); its partner has \(4, 128\)"),
+        ("sides exchanged", None, "the style was made for another"),
+    ],
+)
+def test_tensors_that_the_orchestrator_refuses_are_refused(
+    case: str,
+    metadata: dict[str, Any] | None,
+    sentence: str,
+    demo: Checkpoint,
+    networks: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "style.safetensors"
+    said = None if metadata is None else {"lora_adapter_metadata": json.dumps(metadata)}
+    save_file(broken(case, networks), path, said)
+
+    with pytest.raises(ExportError, match=sentence):
+        merge(networks, [open_style(str(path))])
+    with pytest.raises(LoraIncompatible):
+        applied(path, 1.0, demo)
+
+
+@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("unet.no_such_block.to_q.lora.down.weight", "belongs to no layer of this checkpoint"),
         (f"lora_unet_{SELF.replace('.', '_')}.hada_w1_a", "is no factor of a plain low-rank style"),
         (f"lora_unet_{SELF.replace('.', '_')}.lora_down.weight", "has no partner"),
-        (f"lora_unet_{SELF.replace('.', '_')}.alpha", "belongs to no layer"),
+        (f"lora_unet_{SELF.replace('.', '_')}.alpha", "has no partner"),
     ],
 )
 def test_tensor_that_fits_nothing_is_named(networks: dict[str, Any], tmp_path: Path, name: str, sentence: str) -> None:
