@@ -27,6 +27,8 @@ CONFIG_LIMIT_BYTES = 1 << 20
 CONFIG_NAME = "adapter_config.json"
 # What trainers call the file inside the folder they leave.
 FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+# And what they called it before; looked for only to say why nothing is read.
+PICKLE_NAMES = ("adapter_model.bin", "pytorch_lora_weights.bin")
 # A path with one of these endings is a file; any other may be a folder.
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".pkl")
 # Jobs whose styles are got ready at once while they wait; beyond it a job does so when its turn comes.
@@ -195,11 +197,19 @@ class StyleShelf:
     def _locate(self, path: str) -> tuple[str, str]:
         """Which file the path means, and its version."""
         for uri in _files_at(path):
-            try:
-                return uri, self._source.version(uri)
-            except ObjectNotFound:
-                continue
+            if (version := self._version(uri)) is not None:
+                return uri, version
+        for uri in _inside(path, PICKLE_NAMES):
+            if self._version(uri) is not None:
+                raise LoraIncompatible(f"{uri} is a pickle, which is never opened; save it as safetensors")
         raise LoraNotFound(f"lora_path is {path}; there is no such object")
+
+    def _version(self, uri: str) -> str | None:
+        """None where there is no such object."""
+        try:
+            return self._source.version(uri)
+        except ObjectNotFound:
+            return None
 
     def _config(self, uri: str) -> bytes:
         beside = uri[: uri.rfind("/") + 1] + CONFIG_NAME
@@ -246,10 +256,15 @@ def scalings_of(weights: WeightsFile, config: bytes | None) -> dict[str, PeftSca
 
 def _files_at(path: str) -> tuple[str, ...]:
     """The files that a path may mean, likeliest first: itself, or what trainers leave in a folder."""
-    if PurePosixPath(path).suffix.lower() in FILE_ENDINGS and not path.endswith("/"):
-        return (path,)
-    inside = tuple(f"{path.rstrip('/')}/{name}" for name in FILE_NAMES)
+    inside = _inside(path, FILE_NAMES)
     return inside if path.endswith("/") else (*inside, path)
+
+
+def _inside(path: str, names: Sequence[str]) -> tuple[str, ...]:
+    """These names in the folder that the path may be; none where it must be a file."""
+    if PurePosixPath(path).suffix.lower() in FILE_ENDINGS and not path.endswith("/"):
+        return ()
+    return tuple(f"{path.rstrip('/')}/{name}" for name in names)
 
 
 def _record(ref: StyleRef, style: Style) -> StyleRecord:

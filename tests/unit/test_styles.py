@@ -157,6 +157,20 @@ def test_a_path_that_leads_nowhere_is_not_found(bench: Bench, path: str) -> None
         bench.shelf.get(path)
 
 
+@pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_lora_weights.bin"])
+@pytest.mark.parametrize("path", [FOLDER, f"{FOLDER}/"])
+def test_a_folder_that_holds_only_a_pickle_is_refused_with_its_name(bench: Bench, path: str, name: str) -> None:
+    bench.store.objects[f"{FOLDER}/{name}"] = b"\x80pickle"
+    with pytest.raises(LoraIncompatible, match=f"{FOLDER}/{name} is a pickle, which is never opened; save it as"):
+        bench.shelf.get(path)
+
+
+def test_a_pickle_beside_the_safetensors_is_left_alone(bench: Bench) -> None:
+    bench.folder()
+    bench.store.objects[f"{FOLDER}/adapter_model.bin"] = b"\x80pickle"
+    assert bench.shelf.get(FOLDER).lora is not None
+
+
 def test_a_broken_file_is_refused_with_its_path_and_not_kept(bench: Bench) -> None:
     bench.store.objects[PATH] = b"\x80pickle"
     for _ in range(2):
