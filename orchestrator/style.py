@@ -114,7 +114,7 @@ def _lora_facts(lora: Lora, served: CheckpointInfo) -> Mapping[str, str]:
     ranks = ", ".join(map(str, lora.ranks))
     misfit = served.style_layout.misfit([lora.unet]) if lora.unet else None
     ways = [f"merged, since {misfit}" if misfit else "mixed"] if lora.unet else []
-    ways += ["the text encoder's part merged"] if lora.text_encoder else []
+    ways += [f"the {NETWORKS[n]}'s part merged" for n in ("text_encoder", "text_encoder_2") if lora.of(n)]
     return {
         "method": " and ".join(lora.methods),
         "ranks": ranks or "none: no layer is plain low rank",

@@ -1,12 +1,13 @@
 """``style inspect``: a page about a file that fits, and a page and a reason about one that does not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from safetensors.numpy import save
-from small_checkpoint import write_repository
+from small_checkpoint import WIDTH, write_repository
 from small_styles import CHANNELS, LAYERS, LAYOUT, QUERY, kohya_style, numbers, peft_config, peft_style
 
 from orchestrator.__main__ import WRONG, main
@@ -19,6 +20,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_repository(tmp_path_factory.mktemp("models"))
     described = json.loads((folder / "remarque.json").read_text())
     (folder / "remarque.json").write_text(json.dumps(described | {"layers": LAYERS}))
+    return folder
+
+
+def described_otherwise(models: Path, folder: Path, **changes: object) -> Path:
+    """A copy of ``models`` in ``folder`` with changes to what is said of it."""
+    shutil.copytree(models, folder)
+    described = json.loads((folder / "remarque.json").read_text())
+    (folder / "remarque.json").write_text(json.dumps(described | changes))
     return folder
 
 
@@ -52,17 +61,23 @@ def test_a_folder_of_peft_is_inspected_with_its_configuration(
 def test_the_page_says_how_a_style_is_applied(
     rank: int, told: str, tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in models.rglob("*"):
-        if path.is_file():
-            copy = tmp_path / "models" / path.relative_to(models)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    described = json.loads((models / "remarque.json").read_text())
     layout = {"rank": LAYOUT.rank, "layers": LAYOUT.layers}
-    (tmp_path / "models" / "remarque.json").write_text(json.dumps(described | {"style": layout}))
+    served = described_otherwise(models, tmp_path / "models", style=layout)
     (tmp_path / "ink.safetensors").write_bytes(kohya_style(rank=rank))
-    assert inspect(tmp_path / "ink.safetensors", tmp_path / "models") == 0
+    assert inspect(tmp_path / "ink.safetensors", served) == 0
     assert f"applied       {told}" in capsys.readouterr().out
+
+
+def test_the_page_names_the_second_text_encoder_of_sdxl(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"
+    tensors = {f"{written}.lora_down.weight": numbers(2, WIDTH), f"{written}.lora_up.weight": numbers(WIDTH, 2)}
+    (tmp_path / "ink.safetensors").write_bytes(save(tensors))
+    layers = LAYERS | {"text_encoder_2": LAYERS["text_encoder"]}
+    served = described_otherwise(models, tmp_path / "models", layers=layers)
+    assert inspect(tmp_path / "ink.safetensors", served) == 0
+    assert "applied       the second text encoder's part merged" in capsys.readouterr().out
 
 
 def test_a_file_that_does_not_fit_gets_its_page_and_the_reason(
