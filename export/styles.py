@@ -163,11 +163,14 @@ def _deltas(style: StyleFile, known: Mapping[tuple[str, str], str]) -> dict[tupl
 def _scale(style: StyleFile, tensors: Weights, keys: Mapping[str, str], scaling: _Scaling | None, layer: str) -> float:
     """The factor of a layer's delta: by the configuration, else by the alpha beside the tensors, else 1."""
     rank = len(tensors[keys["down"]])
-    if scaling is None:
-        return float(tensors[keys["alpha"]].reshape(-1)[0]) / rank if "alpha" in keys else 1.0
-    if "alpha" in keys:
+    if "alpha" not in keys:
+        return 1.0 if scaling is None else scaling.of(layer, rank)
+    if scaling is not None:
         raise ExportError(f"{style.path}: {keys['alpha']} comes with a configuration; one of them says the scale")
-    return scaling.of(layer, rank)
+    alpha = tensors[keys["alpha"]]
+    if alpha.size != 1:
+        raise ExportError(f"{style.path}: {keys['alpha']} has the shape {alpha.shape}; one number is expected")
+    return float(alpha.reshape(-1)[0]) / rank
 
 
 def _layers(style: StyleFile, tensors: Weights) -> dict[str, dict[str, str]]:

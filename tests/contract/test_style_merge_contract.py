@@ -298,6 +298,7 @@ def broken(case: str, networks: dict[str, Any]) -> dict[str, np.ndarray]:
     return {
         "NaN": tensors | {f"unet.{CROSS}.lora.up.weight": up * np.float32("nan")},
         "an infinite alpha": tensors | {f"unet.{CROSS}.alpha": np.array(np.inf, np.float32)},
+        "an alpha of two": tensors | {f"unet.{CROSS}.alpha": np.ones(2, np.float32)},
         "a layer twice": tensors | {f"{CROSS}.lora.down.weight": down, f"{CROSS}.lora.up.weight": up},
         "a tensor twice": tensors | {f"unet.{CROSS}.lora_A.weight": down},
         "an alpha beside metadata": tensors | {f"unet.{CROSS}.alpha": np.array(4, np.float32)},
@@ -312,6 +313,7 @@ def broken(case: str, networks: dict[str, Any]) -> dict[str, np.ndarray]:
     [
         ("NaN", None, "lora.up.weight and its partner hold NaN, infinity"),
         ("an infinite alpha", None, "lora.up.weight and its partner hold NaN, infinity"),
+        ("an alpha of two", None, r".alpha has the shape \(2,\); one number is expected"),
         ("a layer twice", None, f"names {CROSS}.weight a second time, in another spelling"),
         ("a tensor twice", None, "are the same tensor twice"),
         ("an alpha beside metadata", {"unet.r": 4, "unet.lora_alpha": 4}, ".alpha comes with a configuration"),
