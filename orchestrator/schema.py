@@ -28,6 +28,7 @@ from orchestrator.job import (
 
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXT_CHARS = 20_000
+MAX_URL_CHARS = 2000
 MAX_STYLES = 8
 MAX_CONTROLS = 8
 DEFAULT_STRENGTH = 0.75
@@ -73,15 +74,22 @@ def request_from_message(message: Mapping[str, Any]) -> Job | Cancel:
 
 def generation_id_from(message: Mapping[str, Any]) -> int | None:
     """The generation a broken message speaks of, where that much of it can be read."""
-    data = message.get("data")
-    found = data.get("generation_id") if isinstance(data, dict) else None
-    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+    try:
+        return Fields(message, "").child("data").integer("generation_id", 1)
+    except InvalidInput:
+        return None
 
 
 def webhook_url_from(message: Mapping[str, Any]) -> str | None:
     """Whom a broken message wants told, where that much of it can be read."""
-    given = [message.get(name) for name in ("webhook_url", "callback_url")]
-    return next((url for url in given if isinstance(url, str) and url), None)
+    for name in ("webhook_url", "callback_url"):
+        try:
+            url = Fields(message, "").text(name, MAX_URL_CHARS)
+        except InvalidInput:
+            continue
+        if url:
+            return url
+    return None
 
 
 def job_from_message(message: Mapping[str, Any]) -> Job:
@@ -123,7 +131,9 @@ def job_from_message(message: Mapping[str, Any]) -> Job:
         priority=data.optional_integer("priority") or 0,
         picture_format=data.choice("output_format", get_args(PictureFormat), "png"),
         webhook_url=top.same(
-            top.text("webhook_url", 2000) or None, top.text("callback_url", 2000) or None, "webhook_url"
+            top.text("webhook_url", MAX_URL_CHARS) or None,
+            top.text("callback_url", MAX_URL_CHARS) or None,
+            "webhook_url",
         ),
     )
 

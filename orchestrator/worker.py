@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -39,6 +39,7 @@ from orchestrator.trace import working_on
 PROGRESS_PATIENCE_S = 2.0
 CANCEL_POLL_S = 2.0
 FAREWELL_S = 2.0
+UNSETTLED_PAUSE_S = 1.0
 SendProgress = Callable[[Progress, str | None, int], None]
 LOG = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Worker:
         message: Mapping[str, Any] = {}
         try:
             message = message_from_bytes(delivery.body)
-            request = request_from_message(message)
+            request, identity = request_from_message(message), fingerprint(message)
         except InvalidInput as error:
             _in_background(self._refuse, delivery, message, error)
             return
@@ -166,7 +167,7 @@ class Worker:
         if isinstance(request, Cancel):
             self._cancel(delivery, request)
         else:
-            self._queue(delivery, _attempt(delivery, request, fingerprint(message)))
+            self._queue(delivery, _attempt(delivery, request, identity))
 
     def _queue(self, delivery: Delivery, attempt: Attempt) -> None:
         """Put the job into the backlog, or join it where it is in hand already."""
@@ -182,7 +183,7 @@ class Worker:
                 known.deliveries.append(delivery)
                 return
         error = InvalidInput(f"generation_id {attempt.job.generation_id} is running with other parameters")
-        _in_background(self._conclusion.rejected, [delivery], error)
+        _in_background(self._settle, [delivery], partial(self._conclusion.rejected, [delivery], error))
 
     def _start_waiting(self) -> None:
         """Give each free place to the job whose turn it is."""
@@ -222,14 +223,19 @@ class Worker:
         ticket.lane.close(PROGRESS_PATIENCE_S)
         with self._lock:
             del self._tickets[ticket.attempt.job.generation_id]
-        try:
-            end()
-        except Exception:
-            LOG.exception("generation %d could not be settled; it is delivered again", ticket.attempt.job.generation_id)
-            self._conclusion.handed_back(ticket.deliveries)
+        self._settle(ticket.deliveries, end)
         with self._lock:
             self._running.discard(ticket)
         self._inbox.put(None)
+
+    def _settle(self, deliveries: Sequence[Delivery], end: Callable[[], None]) -> None:
+        """Whatever happens to ``end``, no delivery stays in hand: those would use up what the broker hands out."""
+        try:
+            end()
+        except Exception:
+            LOG.exception("%d deliveries could not be settled; they come again", len(deliveries))
+            time.sleep(UNSETTLED_PAUSE_S)
+            self._conclusion.handed_back(deliveries)
 
     def _staged(self, generation_id: int, stage: Stage, began_s: float, seconds: float) -> None:
         self._listen(Staged(generation_id=generation_id, stage=stage, began_s=began_s, seconds=seconds))
@@ -244,6 +250,13 @@ class Worker:
 
     def _refuse(self, delivery: Delivery, message: Mapping[str, Any], error: RemarqueError) -> None:
         """Dead-letter what cannot be read; where it names a generation, that generation failed."""
+        try:
+            self._fail_unread(delivery, message, error)
+        except Exception:
+            LOG.exception("what a refused message asked for could not be failed; it is dead-lettered")
+            self._settle([delivery], partial(self._conclusion.rejected, [delivery], error))
+
+    def _fail_unread(self, delivery: Delivery, message: Mapping[str, Any], error: RemarqueError) -> None:
         generation_id = generation_id_from(message)
         if generation_id is None or message.get("type") != "image_generation":
             self._conclusion.rejected([delivery], error)

@@ -233,6 +233,17 @@ def test_what_can_be_read_of_a_broken_message_is_read() -> None:
     assert webhook_url_from({"callback_url": "https://a.example"}) == "https://a.example"
 
 
+@pytest.mark.parametrize("generation_id", [0, -1, 2**63 + 1, int("9" * 1100), 1.5, True, "9"])
+def test_an_id_that_no_job_can_have_names_no_generation(generation_id: object) -> None:
+    assert generation_id_from({"data": {"generation_id": generation_id}}) is None
+
+
+@pytest.mark.parametrize("url", ["https://a/\ud800", "https://a/" + "b" * 3000, 7])
+def test_an_address_that_is_no_text_is_nobody_to_tell(url: object) -> None:
+    assert webhook_url_from({"webhook_url": url}) is None
+    assert webhook_url_from({"webhook_url": url, "callback_url": "https://a.example"}) == "https://a.example"
+
+
 def test_events_become_the_documented_bodies() -> None:
     progress = Progress(generation_id=1, current_step=25, total_steps=50, progress_percent=50, estimated_seconds=4.5)
     assert body_of(progress) == {

@@ -226,6 +226,44 @@ def test_a_message_that_breaks_the_reader_ends_no_worker(house: House, monkeypat
     assert house.runner.started == [5]
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        message(4) | {"webhook_url": "https://a.example/\ud800"},
+        message(int("9" * 1100)),
+        message(int("9" * 300)),
+    ],
+)
+def test_a_refused_message_is_dead_lettered_whatever_it_names(house: House, broken: dict[str, object]) -> None:
+    with house.working():
+        house.deliver(broken)
+        until(lambda: house.broker.acked)
+    (dead,) = house.broker.to("image_generation.dead")
+    assert dead.headers["x-reason"] == "INVALID_INPUT"
+
+
+def test_a_refused_message_is_dead_lettered_even_where_its_failure_cannot_be_written(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house.ledger, "commit", _breaks)
+    with house.working():
+        house.deliver(message(4, seed="many"))
+        until(lambda: house.broker.acked)
+    (dead,) = house.broker.published
+    assert (dead.queue, dead.headers["x-reason"]) == ("image_generation.dead", "INVALID_INPUT")
+
+
+def test_a_message_that_nothing_can_be_done_with_comes_again_and_is_not_held(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "UNSETTLED_PAUSE_S", 0.01)
+    monkeypatch.setattr(house.broker, "publish", _breaks)
+    with house.working():
+        delivery = house.deliver(b"{broken")
+        until(lambda: house.broker.requeued)
+    assert house.broker.requeued == [delivery]
+
+
 def test_an_attempt_that_breaks_is_repeated_later(house: House) -> None:
     def broken(attempt: Attempt, control: Control) -> None:
         raise ModelUnavailable("Triton is away")
@@ -321,6 +359,10 @@ def test_stopping_lets_a_job_finish_that_can(house: House) -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(5.0)
+
+
+def _breaks(*args: object, **kwargs: object) -> None:
+    raise ZeroDivisionError
 
 
 def _until_stopped(control: Control) -> None:
