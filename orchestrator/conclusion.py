@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.attempt import Attempt
-from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, death_headers, tried
+from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, carried, death_headers, tried
 from orchestrator.denoising import Emit
 from orchestrator.errors import BrokerError, Cancelled, RemarqueError, StorageError
 from orchestrator.job import Failed, Retried, Succeeded
@@ -71,7 +71,7 @@ class Conclusion:
                     generation_id=attempt.job.generation_id,
                     attempt=attempt.number,
                     error_code=error.code,
-                    error_message=str(error),
+                    error_message=carried(str(error)),
                     delay_s=delay_s,
                 )
             )
@@ -155,7 +155,7 @@ class Conclusion:
 def _failure(attempt: Attempt, error: RemarqueError) -> Manifest:
     event = Failed(
         generation_id=attempt.job.generation_id,
-        error_message=str(error),
+        error_message=carried(str(error)),
         error_code=error.code,
         retry_count=attempt.number - 1,
     )

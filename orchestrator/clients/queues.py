@@ -40,11 +40,19 @@ class Delivery:
     published_s: float | None = None
 
 
+def carried(text: str) -> str:
+    """An error's sentence as headers and webhooks carry it: cut, and with ``?`` for what UTF-8 has no bytes for.
+
+    Errors quote the files of strangers, and JSON can spell half of a surrogate pair.
+    """
+    return text[:MAX_ERROR_CHARS].encode("utf-8", "replace").decode()
+
+
 def death_headers(delivery: Delivery, *, reason: str, error: str, attempts: int, now: datetime) -> dict[str, object]:
     """Headers for ``.dead``: why, from where, how often it was tried, and when it died first, replays included."""
     return {
         REASON: reason,
-        ERROR: error[:MAX_ERROR_CHARS],
+        ERROR: carried(error),
         ATTEMPTS: attempts,
         ORIGIN: delivery.queue,
         LIFE: life(delivery),

@@ -1,11 +1,13 @@
+import json
+
 import pytest
 from fakes.memory import MemoryBroker, MemoryStore
 
 from orchestrator import conclusion as conclusion_module
 from orchestrator.attempt import Attempt
-from orchestrator.clients.queues import ATTEMPT, LIFE, REASON
+from orchestrator.clients.queues import ATTEMPT, ERROR, LIFE, MAX_ERROR_CHARS, REASON
 from orchestrator.conclusion import Conclusion, next_delay
-from orchestrator.errors import Cancelled, InvalidInput, ModelUnavailable, OutOfMemory, StorageError
+from orchestrator.errors import Cancelled, InvalidInput, LoraIncompatible, ModelUnavailable, OutOfMemory, StorageError
 from orchestrator.job import Event, Failed, Job, Retried
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Outbox
@@ -113,6 +115,20 @@ def test_an_outcome_stands_even_where_cleaning_up_fails(desk: Desk) -> None:
     manifest = Manifest(generation_id=5, outcome="failed", body=_failed_body(), fingerprint="f")
     desk.conclusion.settled(desk.attempt(), [desk.delivery], manifest)
     assert desk.broker.log[-1] == "ack"
+
+
+def test_a_failure_is_told_even_where_its_text_is_none(desk: Desk) -> None:
+    desk.conclusion.broken(desk.attempt(), [desk.delivery], LoraIncompatible("r is '\ud800'"))
+    (dead,), (event,) = desk.broker.to("image_generation.dead"), desk.broker.to("image_generation.events")
+    assert dead.headers[ERROR] == "r is '?'"
+    assert json.loads(event.body)["body"]["error_message"] == "r is '?'"
+    assert desk.broker.log[-1] == "ack"
+
+
+def test_a_failure_is_told_in_no_more_characters_than_a_header_holds(desk: Desk) -> None:
+    desk.conclusion.broken(desk.attempt(), [desk.delivery], InvalidInput("e" * 50_000))
+    (event,) = desk.broker.to("image_generation.events")
+    assert len(json.loads(event.body)["body"]["error_message"]) == MAX_ERROR_CHARS
 
 
 def test_every_delivery_of_a_job_is_settled_by_one_outcome(desk: Desk) -> None:

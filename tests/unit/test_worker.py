@@ -226,6 +226,19 @@ def test_a_message_that_breaks_the_reader_ends_no_worker(house: House, monkeypat
     assert house.runner.started == [5]
 
 
+def test_a_job_whose_end_cannot_be_settled_comes_again_after_a_pause(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "UNSETTLED_PAUSE_S", 0.1)
+    monkeypatch.setattr(house.broker, "publish", _breaks)
+    with house.working():
+        begun_s = time.monotonic()
+        delivery = house.deliver(message(1))
+        until(lambda: house.broker.requeued)
+    assert house.broker.requeued == [delivery]
+    assert time.monotonic() - begun_s >= 0.1
+
+
 @pytest.mark.parametrize(
     "broken",
     [
