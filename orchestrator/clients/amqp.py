@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
+import pika.data
 import pika.exceptions
 from pika.channel import Channel as Channel
 from pika.spec import Basic
@@ -32,6 +34,28 @@ LONGEST_PAUSE_S = 30.0
 STABLE_S = 10.0
 CHANNEL_PAUSE_S = 1.0
 CLOSE_TIMEOUT_S = 2.0
+DATE_AND_FLOAT_BYTES = {b"T": 8, b"d": 8, b"f": 4}
+_decoded: Callable[[bytes, int], tuple[Any, int]] = pika.data.decode_value
+
+
+def _decoded_or_none(encoded: bytes, offset: int) -> tuple[Any, int]:
+    """A header's value and where the next begins; None for a value that pika cannot make a Python object of.
+
+    It would raise where it reads the socket and so cut the connection of every worker in turn. JavaScript's
+    milliseconds are the year 57882, Go's zero time is no year at all, and of floats pika makes whole numbers.
+    """
+    try:
+        return _decoded(encoded, offset)
+    except (ValueError, OverflowError, OSError, RecursionError):
+        kind, after = encoded[offset : offset + 1], offset + 1
+        if kind in DATE_AND_FLOAT_BYTES:
+            return None, after + DATE_AND_FLOAT_BYTES[kind]
+        if kind in (b"A", b"F"):  # nested deeper than Python calls itself
+            return None, after + 4 + int(struct.unpack_from(">I", encoded, after)[0])
+        raise
+
+
+pika.data.decode_value = _decoded_or_none
 
 
 @dataclass(frozen=True, slots=True)

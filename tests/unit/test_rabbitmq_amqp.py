@@ -1,8 +1,10 @@
 """What the AMQP connection is made of, without a broker."""
 
+import struct
 from pathlib import Path
 
 import pika
+import pika.frame
 import pytest
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
 
@@ -78,6 +80,42 @@ def test_messages_are_persistent() -> None:
 def test_headers_that_amqp_cannot_carry_fail_in_the_callers_thread(message_id: str, headers: dict[str, object]) -> None:
     with pytest.raises(BrokerError, match="cannot carry"):
         properties(message_id, headers)
+
+
+def test_headers_that_python_cannot_hold_are_none_and_cost_no_connection() -> None:
+    too_deep = b"V"
+    for _ in range(2000):
+        too_deep = b"A" + struct.pack(">I", len(too_deep)) + too_deep
+    headers = heard(
+        {
+            "javascript": b"T" + struct.pack(">Q", 1_764_400_000_000),
+            "go": b"T" + struct.pack(">q", -62_135_596_800),
+            "nan": b"d" + struct.pack(">d", float("nan")),
+            "infinity": b"f" + struct.pack(">f", float("inf")),
+            "in a list": b"A" + struct.pack(">IcQ", 9, b"T", 2**64 - 1),
+            "deep": too_deep,
+            "x-attempt": b"I" + struct.pack(">i", 2),
+        }
+    )
+    assert isinstance(headers.pop("deep"), list)
+    assert headers == {
+        "javascript": None,
+        "go": None,
+        "nan": None,
+        "infinity": None,
+        "in a list": [None],
+        "x-attempt": 2,
+    }
+
+
+def heard(raw: dict[str, bytes]) -> dict[str, object]:
+    """The headers of a content header frame in which each value stands as its own bytes."""
+    table = b"".join(bytes([len(name)]) + name.encode() + value for name, value in raw.items())
+    flags = struct.pack(">H", pika.BasicProperties.FLAG_HEADERS)
+    payload = struct.pack(">HHQ", 60, 0, 2) + flags + struct.pack(">I", len(table)) + table
+    _, frame = pika.frame.decode_frame(struct.pack(">BHI", 2, 1, len(payload)) + payload + b"\xce")
+    headers: dict[str, object] = frame.properties.headers
+    return headers
 
 
 def test_reason_is_the_innermost_cause() -> None:
