@@ -265,21 +265,23 @@ class Worker:
         self._conclusion.failed(_attempt(delivery, job, fingerprint(message)), [delivery], error)
 
     def _cancel(self, delivery: Delivery, request: Cancel) -> None:
-        """Stop the job here at its next step; elsewhere the word left in the store is found."""
+        """Stop the job at its next step where it is in hand here; the word in the store reaches it anywhere."""
         with self._lock:
             ticket = self._tickets.get(request.generation_id)
         if ticket is not None:
             ticket.control.cancelled.set()
-            self._broker.ack(delivery)
-        else:
-            _in_background(self._leave_word, delivery, request)
+        _in_background(self._leave_word, delivery, request)
 
     def _leave_word(self, delivery: Delivery, request: Cancel) -> None:
+        """Kept before it is acked: the attempt in hand may break, or be handed back, before it hears of it."""
+        generation_id = request.generation_id
         try:
-            if self._ledger.find(request.generation_id) is None:
-                self._ledger.request_cancel(request.generation_id)
+            if self._ledger.find(generation_id) is None:
+                self._ledger.request_cancel(generation_id)
+                if self._ledger.find(generation_id) is not None:  # it ended meanwhile and cleared the store before
+                    self._ledger.clear(generation_id)
         except StorageError as error:
-            LOG.warning("the cancel of generation %d waits: %s", request.generation_id, error)
+            LOG.warning("the cancel of generation %d waits: %s", generation_id, error)
             time.sleep(CANCEL_POLL_S)
             self._broker.requeue(delivery)
         else:

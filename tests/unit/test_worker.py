@@ -322,6 +322,49 @@ def test_a_cancel_reaches_a_job_that_runs_here(house: House) -> None:
     assert [event.error_code for event in house.events if isinstance(event, Failed)] == ["CANCELLED"]
 
 
+def test_a_cancel_outlives_an_attempt_that_breaks(house: House) -> None:
+    def broken(attempt: Attempt, control: Control) -> None:
+        _wait(control.cancelled)
+        raise ModelUnavailable("Triton is away")
+
+    house.runner.work = broken
+    with house.working():
+        house.deliver(message(1))
+        until(lambda: house.runner.started)
+        house.deliver({"type": "cancel", "data": {"generation_id": 1}})
+        until(lambda: len(house.broker.acked) == 2)
+        (retry,) = house.broker.to("image_generation")
+        house.deliver(retry.body, **retry.headers)
+        until(lambda: len(house.broker.acked) == 3)
+    assert [event.error_code for event in house.events if isinstance(event, Failed)] == ["CANCELLED"]
+
+
+def test_a_cancel_of_a_job_that_waits_here_outlives_this_worker() -> None:
+    house = House(max_concurrent=1, grace_s=0.2)
+    house.runner.work = lambda attempt, control: _until_stopped(control)
+    with house.working():
+        house.deliver(message(1))
+        until(lambda: house.runner.started)
+        waiting = house.deliver(message(2))
+        cancel = house.deliver({"type": "cancel", "data": {"generation_id": 2}})
+        until(lambda: house.broker.acked)
+    assert house.broker.acked == [cancel]
+    assert waiting in house.broker.requeued
+    assert house.ledger.cancel_requested(2)
+
+
+def test_a_cancel_is_acked_only_once_it_is_kept(house: House) -> None:
+    house.runner.work = lambda attempt, control: _until_stopped(control)
+    with house.working():
+        house.deliver(message(1))
+        until(lambda: house.runner.started)
+        house.store.broken = "cancels"
+        cancel = house.deliver({"type": "cancel", "data": {"generation_id": 1}})
+        until(lambda: cancel in house.broker.requeued or cancel in house.broker.acked)
+        house.store.broken = None
+    assert house.broker.requeued == [cancel]
+
+
 def test_a_cancel_for_a_job_elsewhere_is_left_in_the_store(house: House) -> None:
     with house.working():
         house.deliver({"type": "cancel", "data": {"generation_id": 77}})
