@@ -43,6 +43,16 @@ class Conclusion:
         self._max_attempts = max_attempts
         self._listen = listen
 
+    def ended(self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest) -> None:
+        """The attempt made ``manifest``, or found it: that of a failure may lack the copy for the operator.
+
+        Who committed it may have died before, and a second copy does no harm.
+        """
+        if _is_failure(manifest) and any(delivery.redelivered for delivery in deliveries):
+            self._buried(attempt, deliveries, manifest)
+        else:
+            self.settled(attempt, deliveries, manifest)
+
     def settled(self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest) -> None:
         """The job ended as ``manifest`` says: tell the backend, ack, and clean up."""
         try:
@@ -89,28 +99,27 @@ class Conclusion:
             return
         if counts.fingerprint != attempt.fingerprint:
             self.rejected(deliveries, error)
-        elif counts.outcome == "failed" and not isinstance(error, Cancelled):
-            self._buried(attempt, deliveries, counts, error)
+        elif _is_failure(counts):
+            self._buried(attempt, deliveries, counts)
         else:
             self.settled(attempt, deliveries, counts)
 
     def rejected(self, deliveries: Sequence[Delivery], error: RemarqueError) -> None:
         """Dead-letter messages of which the backend is not told: no generation can be named, or it is another's."""
         for delivery in deliveries:
-            self._moved([delivery], self._broker.queues.dead, self._death(delivery, error), None)
+            self._moved([delivery], self._broker.queues.dead, _death(delivery, error.code, str(error)), None)
 
     def handed_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return the messages, for another worker or the next start."""
         for delivery in deliveries:
             self._broker.requeue(delivery)
 
-    def _buried(
-        self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest, error: RemarqueError
-    ) -> None:
+    def _buried(self, attempt: Attempt, deliveries: Sequence[Delivery], manifest: Manifest) -> None:
         """A copy for the operator, then the outcome."""
-        first = deliveries[0]
+        first, told = deliveries[0], manifest.body
+        headers = _death(first, str(told["error_code"]), str(told["error_message"]))
         try:
-            self._publish(first, self._broker.queues.dead, self._death(first, error), None)
+            self._publish(first, self._broker.queues.dead, headers, None)
         except BrokerError as unconfirmed:
             self._give_back(deliveries, unconfirmed)
         else:
@@ -145,11 +154,14 @@ class Conclusion:
         time.sleep(BROKER_PAUSE_S * random.uniform(0.5, 1.5))
         self.handed_back(deliveries)
 
-    @staticmethod
-    def _death(delivery: Delivery, error: RemarqueError) -> dict[str, object]:
-        return death_headers(
-            delivery, reason=error.code, error=str(error), attempts=tried(delivery) + 1, now=datetime.now(UTC)
-        )
+
+def _death(delivery: Delivery, reason: str, error: str) -> dict[str, object]:
+    return death_headers(delivery, reason=reason, error=error, attempts=tried(delivery) + 1, now=datetime.now(UTC))
+
+
+def _is_failure(manifest: Manifest) -> bool:
+    """Whether an operator may want to replay the job; one that was cancelled ended as it should."""
+    return manifest.outcome == "failed" and manifest.body["error_code"] != Cancelled.code
 
 
 def _failure(attempt: Attempt, error: RemarqueError) -> Manifest:

@@ -206,7 +206,7 @@ class Worker:
             self._listen(ticket.started())
             with working_on(attempt.trace), listening(partial(self._staged, attempt.job.generation_id)):
                 manifest = self._runner.run(attempt, ticket.control, self._emitter(ticket))
-            end = partial(self._conclusion.settled, attempt, ticket.deliveries, manifest)
+            end = partial(self._conclusion.ended, attempt, ticket.deliveries, manifest)
         except Interrupted:
             self._listen(HandedBack(generation_id=attempt.job.generation_id))
             end = partial(self._conclusion.handed_back, ticket.deliveries)

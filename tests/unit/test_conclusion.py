@@ -117,6 +117,25 @@ def test_an_outcome_stands_even_where_cleaning_up_fails(desk: Desk) -> None:
     assert desk.broker.log[-1] == "ack"
 
 
+def test_a_failure_that_a_redelivery_finds_is_kept_for_the_operator(desk: Desk) -> None:
+    again = desk.broker.delivery(b"{}", redelivered=True)
+    manifest = Manifest(generation_id=5, outcome="failed", body=_failed_body(), fingerprint="f")
+    desk.conclusion.ended(desk.attempt(), [again], manifest)
+    assert desk.broker.log == ["publish image_generation.dead", "publish image_generation.events", "ack"]
+    (dead,) = desk.broker.to("image_generation.dead")
+    assert (dead.headers[REASON], dead.headers[ERROR]) == ("TIMEOUT", "no")
+
+
+@pytest.mark.parametrize(("redelivered", "code"), [(False, "TIMEOUT"), (True, "CANCELLED")])
+def test_a_failure_that_was_kept_or_cancelled_is_only_told_again(desk: Desk, redelivered: bool, code: str) -> None:
+    again = desk.broker.delivery(b"{}", redelivered=redelivered)
+    body = _failed_body() | {"error_code": code}
+    desk.conclusion.ended(
+        desk.attempt(), [again], Manifest(generation_id=5, outcome="failed", body=body, fingerprint="f")
+    )
+    assert desk.broker.log == ["publish image_generation.events", "ack"]
+
+
 def test_a_failure_is_told_even_where_its_text_is_none(desk: Desk) -> None:
     desk.conclusion.broken(desk.attempt(), [desk.delivery], LoraIncompatible("r is '\ud800'"))
     (dead,), (event,) = desk.broker.to("image_generation.dead"), desk.broker.to("image_generation.events")

@@ -18,7 +18,7 @@ from orchestrator.errors import InvalidInput, ModelUnavailable
 from orchestrator.job import Event, Failed, HandedBack, Job, Progress, Retried, Succeeded
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Outbox
-from orchestrator.schema import job_from_message
+from orchestrator.schema import fingerprint, job_from_message
 from orchestrator.worker import Worker, WorkerSettings
 
 Work = Callable[[Attempt, Control], None]
@@ -77,9 +77,9 @@ class House:
             send_progress=lambda event, url, life: self.milestones.append(event),
         )
 
-    def deliver(self, body: bytes | dict[str, object], **headers: object) -> Delivery:
+    def deliver(self, body: bytes | dict[str, object], *, redelivered: bool = False, **headers: object) -> Delivery:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        delivery = self.broker.delivery(data, headers)
+        delivery = self.broker.delivery(data, headers, redelivered=redelivered)
         until(lambda: "image_generation" in self.broker.consumers)
         self.broker.consumers["image_generation"](delivery)
         return delivery
@@ -308,6 +308,18 @@ def test_a_refused_job_is_not_repeated(house: House) -> None:
     house.runner.work = refused
     with house.working():
         house.deliver(message(1))
+        until(lambda: house.broker.acked)
+    assert [m.queue for m in house.broker.published] == ["image_generation.dead", "image_generation.events"]
+
+
+def test_a_failure_whose_worker_died_before_its_dead_copy_is_kept_by_the_redelivery(house: House) -> None:
+    body = {"generation_id": 1, "error_message": "no", "error_code": "TIMEOUT", "retry_count": 2}
+    failed = Manifest(
+        generation_id=1, outcome="failed", body=body, fingerprint=fingerprint(message(1)), webhook_url=None
+    )
+    house.ledger.commit(failed)
+    with house.working():
+        house.deliver(message(1), redelivered=True)
         until(lambda: house.broker.acked)
     assert [m.queue for m in house.broker.published] == ["image_generation.dead", "image_generation.events"]
 
