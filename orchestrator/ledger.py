@@ -169,13 +169,17 @@ class Ledger:
         self._store.delete(self._cancel_uri(generation_id))
 
     def request_cancel(self, generation_id: int) -> None:
-        """Leave word, for whichever worker runs the job or will."""
+        """Leave word, for whichever worker runs the job or will; none of a job that has ended."""
+        if self.find(generation_id) is not None:
+            return
         self._store.write(
             self._cancel_uri(generation_id),
             json.dumps({"generation_id": generation_id}).encode(),
             content_type="application/json",
             cache_control=PRIVATE_CACHE_CONTROL,
         )
+        if self.find(generation_id) is not None:  # it ended meanwhile, perhaps before there was a word to clear away
+            self.clear(generation_id)
 
     def cancel_requested(self, generation_id: int) -> bool:
         """Whether somebody left word."""

@@ -79,9 +79,11 @@ class Runner:
             data = self._finishing.file(attempt.job, plan, materials, pixels)
         picture = Picture(data=data, content_type=MIME_TYPES[attempt.job.picture_format])
         with stage("store"):
-            manifest = self._committed(attempt, plan, materials, picture)
-        emit(_stored(attempt.job, plan))
-        return manifest
+            ours = self._offered(attempt, plan, materials, picture)
+            counts = self._committed(attempt, ours, picture)
+        if counts is ours:  # of another attempt's outcome the backend has heard, and nothing may follow that
+            emit(_stored(attempt.job, plan))
+        return counts
 
     def settled(self, attempt: Attempt) -> Manifest | None:
         """The outcome this job already has; a failure is reopened where an operator replayed the job since.
@@ -107,8 +109,8 @@ class Runner:
                 f"generation_id {attempt.job.generation_id} was used before with other parameters; each job has its own"
             )
 
-    def _committed(self, attempt: Attempt, plan: Plan, materials: Materials, picture: Picture) -> Manifest:
-        """Store the picture, commit the outcome, give the picture its public name; another may have been first."""
+    def _offered(self, attempt: Attempt, plan: Plan, materials: Materials, picture: Picture) -> Manifest:
+        """Store the picture under a name of the attempt's own; the outcome that it would be."""
         job = attempt.job
         uri, sha256 = self._ledger.store_attempt(job.generation_id, uuid.uuid4().hex, picture)
         event = Succeeded(
@@ -116,7 +118,7 @@ class Runner:
             result_url=self._ledger.result_uri(job.generation_id, picture.content_type),
             metadata=self._metadata(job, plan, materials) | {"sha256": sha256},
         )
-        ours = Manifest(
+        return Manifest(
             generation_id=job.generation_id,
             outcome="complete",
             body=body_of(event),
@@ -127,9 +129,12 @@ class Runner:
             picture_sha256=sha256,
             content_type=picture.content_type,
         )
+
+    def _committed(self, attempt: Attempt, ours: Manifest, picture: Picture) -> Manifest:
+        """Commit the outcome and give the picture its public name; another may have been first, and counts then."""
         counts = self._ledger.commit(ours)
         if counts is not ours:
-            self._ledger.discard_attempt(uri)
+            self._ledger.discard_attempt(str(ours.picture_uri))
             self._require_same(attempt, counts)
         self._ledger.reveal(counts, picture if counts is ours else None)
         return counts

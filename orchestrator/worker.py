@@ -69,7 +69,8 @@ class Ticket:
         self.attempt = attempt
         self.deliveries = [delivery]
         self.control = Control(timeout_s)
-        self.lane = ProgressLane(lambda event: send(event, attempt.job.webhook_url, attempt.life))
+        self.lane = ProgressLane(self._tell)
+        self._send = send
         self._delivered_s = time.time()
 
     def started(self) -> Started:
@@ -84,6 +85,11 @@ class Ticket:
             waited_from="delivered" if delivery.published_s is None else "published",
             trace=attempt.trace,
         )
+
+    def _tell(self, event: Progress) -> None:
+        """Once the attempt is to end the backend may know the outcome; 100 % is said only of one that was made here."""
+        if event.progress_percent == 100 or not self.control.cancelled.is_set():
+            self._send(event, self.attempt.job.webhook_url, self.attempt.life)
 
     @property
     def priority(self) -> int:
@@ -274,31 +280,34 @@ class Worker:
 
     def _leave_word(self, delivery: Delivery, request: Cancel) -> None:
         """Kept before it is acked: the attempt in hand may break, or be handed back, before it hears of it."""
-        generation_id = request.generation_id
         try:
-            if self._ledger.find(generation_id) is None:
-                self._ledger.request_cancel(generation_id)
-                if self._ledger.find(generation_id) is not None:  # it ended meanwhile and cleared the store before
-                    self._ledger.clear(generation_id)
+            self._ledger.request_cancel(request.generation_id)
         except StorageError as error:
-            LOG.warning("the cancel of generation %d waits: %s", generation_id, error)
+            LOG.warning("the cancel of generation %d waits: %s", request.generation_id, error)
             time.sleep(CANCEL_POLL_S)
             self._broker.requeue(delivery)
         else:
             self._broker.ack(delivery)
 
     def _watch_cancels(self) -> None:
-        """Look now and then whether another worker was told to cancel what runs here."""
+        """Look now and then whether what runs here was cancelled, or ended, at another worker."""
         while not self.stopping.wait(CANCEL_POLL_S):
             with self._lock:
                 running = list(self._running)
             for ticket in running:
                 try:
-                    if self._ledger.cancel_requested(ticket.attempt.job.generation_id):
+                    if self._is_over(ticket.attempt):
                         ticket.control.cancelled.set()
-                except StorageError as error:
+                except RemarqueError as error:
                     LOG.warning("cancels cannot be looked up: %s", error)
                     break
+
+    def _is_over(self, attempt: Attempt) -> bool:
+        """Whether it was cancelled, or a worker that has the job too, since a connection was lost, was quicker."""
+        if self._ledger.cancel_requested(attempt.job.generation_id):
+            return True
+        found = self._ledger.find(attempt.job.generation_id)
+        return found is not None and found.fingerprint == attempt.fingerprint and found.life >= attempt.life
 
     def _wind_down(self) -> None:
         """Hand back what has not begun; let the rest finish for half the grace, then stop it at its next step."""

@@ -97,3 +97,18 @@ def test_checkpoints_and_cancels_are_gone_once_the_job_is_over(ledger: Ledger, s
     assert (ledger.checkpoint(7), ledger.cancel_requested(7)) == (b"step 3", True)
     ledger.clear(7)
     assert store.objects == {}
+
+
+def test_no_word_is_left_for_a_job_that_has_ended(ledger: Ledger, store: MemoryStore) -> None:
+    ledger.commit(complete(ledger))
+    ledger.request_cancel(7)
+    assert not ledger.cancel_requested(7)
+
+
+def test_no_word_is_left_for_a_job_that_ends_meanwhile(
+    ledger: Ledger, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([None, complete(ledger)])
+    monkeypatch.setattr(ledger, "find", lambda generation_id: next(asked))
+    ledger.request_cancel(7)
+    assert not ledger.cancel_requested(7)

@@ -117,6 +117,14 @@ def test_milestones_come_in_order_with_an_estimate(bench: Bench) -> None:
     assert heard[-1].current_step == heard[-1].total_steps == 12
 
 
+def test_a_picture_that_came_second_is_not_reported_as_stored(bench: Bench) -> None:
+    other = bench.run(attempt())
+    del bench.store.objects["file:///r/generations/gen-8.json"], bench.events[:]
+
+    assert bench.run(attempt(), Watched(12, lambda: bench.ledger.commit(other))) == other
+    assert [event.progress_percent for event in bench.events if isinstance(event, Progress)][-1] == 90
+
+
 def test_a_redelivered_job_that_is_done_runs_nothing(bench: Bench) -> None:
     first = bench.run(attempt())
     painter = Watched()

@@ -11,7 +11,7 @@ from fakes.memory import MemoryBroker, MemoryStore
 
 from orchestrator import worker as worker_module
 from orchestrator.attempt import Attempt, Control
-from orchestrator.clients.queues import Delivery
+from orchestrator.clients.queues import LIFE, Delivery
 from orchestrator.conclusion import Conclusion
 from orchestrator.denoising import Emit
 from orchestrator.errors import InvalidInput, ModelUnavailable
@@ -33,6 +33,7 @@ class ScriptedRunner:
         self.started: list[int] = []
         self.beside: list[int] = []
         self.prepared: list[int] = []
+        self.emit: Emit = lambda event: None
         self._running = 0
 
     def prepare(self, job: Job) -> None:
@@ -44,10 +45,9 @@ class ScriptedRunner:
         self.started.append(number)
         self._running += 1
         self.beside.append(self._running)
+        self.emit = emit
         try:
-            emit(
-                Progress(generation_id=number, current_step=0, total_steps=1, progress_percent=0, estimated_seconds=1.0)
-            )
+            emit(milestone(number, 0))
             self.work(attempt, control)
         finally:
             self._running -= 1
@@ -105,6 +105,12 @@ def until(happened: Callable[[], object], within_s: float = 5.0) -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(5.0)
+
+
+def milestone(generation_id: int, percent: int) -> Progress:
+    return Progress(
+        generation_id=generation_id, current_step=0, total_steps=1, progress_percent=percent, estimated_seconds=1.0
+    )
 
 
 def message(generation_id: int, **data: object) -> dict[str, object]:
@@ -392,6 +398,39 @@ def test_a_cancel_left_by_another_worker_is_found(house: House) -> None:
         house.ledger.request_cancel(1)
         until(lambda: house.broker.acked)
     assert [event.error_code for event in house.events if isinstance(event, Failed)] == ["CANCELLED"]
+
+
+def test_a_job_that_ends_at_another_worker_ends_here_and_reports_nothing_after(house: House) -> None:
+    def slower(attempt: Attempt, control: Control) -> None:
+        body = {"generation_id": 1, "result_url": "file:///r/generations/gen-1.png", "metadata": {}}
+        house.ledger.commit(Manifest(generation_id=1, outcome="complete", body=body, fingerprint=attempt.fingerprint))
+        _wait(control.cancelled)
+        house.runner.emit(milestone(1, 75))
+        control.check()
+
+    house.runner.work = slower
+    with house.working():
+        house.deliver(message(1))
+        until(lambda: house.broker.acked)
+    assert [event.progress_percent for event in house.milestones] == [0]
+    assert isinstance(house.events[-1], Succeeded)
+    assert [m.queue for m in house.broker.published] == ["image_generation.events"]
+
+
+def test_a_replayed_job_is_not_ended_by_the_failure_of_its_earlier_life(house: House) -> None:
+    def slow(attempt: Attempt, control: Control) -> None:
+        time.sleep(0.2)
+        control.check()
+        house.ledger.reopen(failed)
+
+    body = {"generation_id": 1, "error_message": "no", "error_code": "TIMEOUT", "retry_count": 2}
+    failed = Manifest(generation_id=1, outcome="failed", body=body, fingerprint=fingerprint(message(1)))
+    house.ledger.commit(failed)
+    house.runner.work = slow
+    with house.working():
+        house.deliver(message(1), **{LIFE: 1})
+        until(lambda: house.broker.acked)
+    assert isinstance(house.events[-1], Succeeded)
 
 
 def test_a_job_cancelled_before_it_was_delivered_never_runs(house: House) -> None:
