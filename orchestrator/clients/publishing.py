@@ -106,10 +106,12 @@ class Publisher:
         if channel is None or not channel.is_open:
             receipt.outcome.set_result("lost")
             return
-        target = message.queue
+        # Declared on the way, which the broker takes in order: a delay that nobody needs has no queue, and a queue that
+        # an operator deleted is there again.
+        target, arguments = message.queue, self._queues.arguments(message.queue)
         if message.delay_s is not None:
-            # Declared on the way: the broker takes both in order, and a queue nobody needs does not exist.
             target, arguments = self._queues.delayed(message.queue, message.delay_s)
+        if message.delay_s is not None or target in self._queues.lasting:
             channel.queue_declare(target, durable=True, arguments=arguments)
         self._tag += 1
         receipt.target = target
@@ -120,7 +122,7 @@ class Publisher:
         self._channel, self._tag = channel, 0
         channel.confirm_delivery(self._on_confirm)
         channel.add_on_return_callback(self._on_return)
-        *first, last = (self._queues.work, self._queues.dead, self._queues.events, self._queues.probe)
+        *first, last = self._queues.lasting
         for queue in first:
             channel.queue_declare(queue, durable=True, arguments=self._queues.arguments(queue))
         channel.queue_declare(last, durable=True, arguments=self._queues.arguments(last), callback=self._on_declared)

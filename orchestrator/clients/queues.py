@@ -105,6 +105,11 @@ class Queues:
     def probe(self) -> str:
         return f"{self.work}.probe"
 
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Those that are there before anything lies in them."""
+        return (self.work, self.dead, self.events, self.probe)
+
     def arguments(self, queue: str) -> dict[str, object] | None:
         """What ``queue`` is declared with, always durable: nothing at all for the publishers' own."""
         if queue == self.probe:

@@ -323,6 +323,18 @@ def _published(broker: Broker, queue: str) -> bool:
     return True
 
 
+def test_deleted_dead_queue_takes_the_next_dead_message(
+    rabbitmq: RunningBroker, queues: Queues, open_broker: Open
+) -> None:
+    broker = open_broker(rabbitmq.url, queues)
+    broker.start()
+    broker.publish(queues.dead, b"{}", message_id="before")
+    with amqp_channel(rabbitmq.url) as operator:
+        operator.queue_delete(queues.dead)
+        broker.publish(queues.dead, b"{}", message_id="after")
+        assert operator.queue_declare(queues.dead, durable=True).method.message_count == 1
+
+
 def test_broker_that_is_not_there_is_an_error_without_the_password(open_broker: Open, queues: Queues) -> None:
     broker = open_broker("amqp://user:s3cr3t@127.0.0.1:1/", queues, deadline_s=0.3)
     broker.start()

@@ -22,6 +22,7 @@ class ScriptedChannel:
 
     def __init__(self) -> None:
         self.is_open = True
+        self.queues: set[str] = set()
         self.published: list[tuple[str, str]] = []
         self.settled: list[tuple[str, int]] = []
         self.on_published: Callable[[], None] = lambda: None
@@ -39,6 +40,7 @@ class ScriptedChannel:
         pass
 
     def queue_declare(self, queue: str, callback: Callable[[Any], None] | None = None, **_: object) -> None:
+        self.queues.add(queue)
         if callback:
             callback(None)
 
@@ -179,6 +181,18 @@ def test_only_the_message_without_a_queue_is_reported(link: ScriptedLink, channe
     sending.publish("somewhere", b"{}", message_id="same id", headers={})
     with pytest.raises(BrokerError, match="there is no queue nowhere"):
         sending.publish("nowhere", b"{}", message_id="same id", headers={})
+
+
+@pytest.mark.parametrize("queue", Queues().lasting)
+def test_queue_that_an_operator_deleted_is_declared_again_on_the_way(
+    link: ScriptedLink, channel: ScriptedChannel, queue: str
+) -> None:
+    channel.on_published = lambda: channel.answers(Ack, 1)
+    sending = publisher(link)
+    link.open(channel)
+    channel.queues.clear()
+    sending.publish(queue, b"{}", message_id="m", headers={})
+    assert channel.queues == {queue}
 
 
 def test_channel_that_closes_gives_its_reason(link: ScriptedLink, channel: ScriptedChannel) -> None:
