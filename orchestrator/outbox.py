@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from orchestrator.clients.queues import ATTEMPT, Delivery, Queues, death_headers, tried
+from orchestrator.clients.queues import ATTEMPT, NOT_BEFORE, Delivery, Queues, death_headers, early_s, tried
 from orchestrator.clients.webhook import Kind, webhook_id
-from orchestrator.clients.webhook_retry import retry_delay
+from orchestrator.clients.webhook_retry import MAX_DELAY_S, MAX_RETRY_AFTER_S, retry_delay
 from orchestrator.errors import BrokerError, GenerationFailed, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
@@ -30,6 +30,7 @@ TRIES_IN_HAND = 6
 BACK_OF_QUEUE_S = 30.0
 # Brokers close a channel whose delivery is held for half an hour; anything near that waits in the queue instead.
 LONGEST_IN_HAND_S = 120.0
+LONGEST_WAIT_S = MAX_RETRY_AFTER_S + MAX_DELAY_S
 CALL_ENDS_WITHIN_S = 2.0
 TraceCall = Callable[[str | None, str, str, float], None]
 """Hears of every call for a terminal event: its traceparent, kind, answer and seconds."""
@@ -171,6 +172,10 @@ class Outbox:
 
     def _settle(self, delivery: Delivery) -> None:
         """See one event through: accepted, refused for good, put back, or to the back of the queue."""
+        left_s = early_s(delivery, now_s=time.time(), longest_s=LONGEST_WAIT_S)
+        if left_s > 0:
+            self._put_off(delivery, tried(delivery), left_s)
+            return
         event = json.loads(delivery.body)
         delay_s = BACK_OF_QUEUE_S
         for turn in range(1, TRIES_IN_HAND + 1):
@@ -188,10 +193,16 @@ class Outbox:
             if self._stopping.wait(delay_s):
                 self._broker.requeue(delivery)
                 return
-        headers: dict[str, object] = {ATTEMPT: tried(delivery) + TRIES_IN_HAND}
+        self._put_off(delivery, tried(delivery) + TRIES_IN_HAND, max(delay_s, BACK_OF_QUEUE_S))
+
+    def _put_off(self, delivery: Delivery, tries: int, delay_s: float) -> None:
+        """To the back of the queue, as often as the longest delay that the broker knows falls short."""
+        headers: dict[str, object] = {ATTEMPT: tries}
         if TRACEPARENT in delivery.headers:
             headers[TRACEPARENT] = delivery.headers[TRACEPARENT]
-        self._move(delivery, self._broker.queues.events, headers, max(delay_s, BACK_OF_QUEUE_S))
+        if delay_s > max(self._broker.queues.delays_s):
+            headers[NOT_BEFORE] = int(time.time() + delay_s)
+        self._move(delivery, self._broker.queues.events, headers, delay_s)
 
     def _try(self, event: Mapping[str, Any], delivery: Delivery) -> WebhookUndelivered | None:
         """One call; what went wrong, if anything did."""

@@ -14,6 +14,8 @@ ATTEMPT = "x-attempt"
 """How often a job was tried. Ours, because brokers differ in what they count."""
 LIFE = "x-life"
 """How often an operator replayed a job that was given up."""
+NOT_BEFORE = "x-not-before"
+"""When an event may be tried again, in seconds since 1970, where that is later than the longest delay."""
 REASON = "x-reason"
 ERROR = "x-error"
 ATTEMPTS = "x-attempts"
@@ -84,6 +86,13 @@ def life(delivery: Delivery) -> int:
     """0 for a message that no operator replayed."""
     value = delivery.headers.get(LIFE)
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def early_s(delivery: Delivery, *, now_s: float, longest_s: float) -> float:
+    """How many seconds too soon it came; 0 also where the header names a time that nobody of ours would."""
+    value = delivery.headers.get(NOT_BEFORE)
+    left_s = value - now_s if isinstance(value, int) else 0.0
+    return left_s if 0.0 < left_s <= longest_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -7,7 +8,7 @@ from fakes.memory import MemoryBroker
 from unit.test_worker import until
 
 from orchestrator import outbox as outbox_module
-from orchestrator.clients.queues import ATTEMPT, REASON, Delivery
+from orchestrator.clients.queues import ATTEMPT, NOT_BEFORE, REASON, Delivery
 from orchestrator.errors import WebhookRefused, WebhookUndelivered
 from orchestrator.job import Progress
 from orchestrator.ledger import Manifest
@@ -124,6 +125,35 @@ def test_a_backend_that_asks_for_an_hour_gets_its_event_from_the_queue_later(pos
         until(lambda: post.broker.acked)
     (moved,) = post.broker.published
     assert moved.delay_s == 3600.0
+    assert moved.headers[NOT_BEFORE] == pytest.approx(time.time() + 3600.0, abs=5.0)
+
+
+def test_an_event_that_comes_before_its_time_is_moved_on_and_the_backend_is_not_called(post: Post) -> None:
+    event = post.event({ATTEMPT: 6, NOT_BEFORE: int(time.time()) + 3300, "traceparent": "t"})
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    (moved,) = post.broker.published
+    assert (moved.queue, moved.body, post.sender.calls) == ("image_generation.events", event.body, [])
+    assert moved.delay_s == pytest.approx(3300.0, abs=5.0)
+    assert moved.headers == event.headers | {NOT_BEFORE: pytest.approx(event.headers[NOT_BEFORE], abs=1)}
+
+
+def test_the_last_stretch_of_a_wait_needs_no_further_one(post: Post) -> None:
+    event = post.event({NOT_BEFORE: int(time.time()) + 200})
+    with post.open() as deliver:
+        deliver(event)
+        until(lambda: post.broker.acked)
+    (moved,) = post.broker.published
+    assert (moved.delay_s, NOT_BEFORE in moved.headers) == (pytest.approx(200.0, abs=5.0), False)
+
+
+@pytest.mark.parametrize("not_before", [0, 2**62, "tomorrow", None])
+def test_an_event_whose_time_has_come_or_is_no_time_is_delivered(post: Post, not_before: object) -> None:
+    with post.open() as deliver:
+        deliver(post.event({NOT_BEFORE: not_before}))
+        until(lambda: post.broker.acked)
+    assert len(post.sender.calls) == 1
 
 
 def test_an_event_refused_for_good_is_kept_among_the_dead(post: Post) -> None:
