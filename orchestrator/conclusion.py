@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.attempt import Attempt
-from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, carried, death_headers, tried
+from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, carried, death_headers, kept, tried
 from orchestrator.denoising import Emit
 from orchestrator.errors import BrokerError, Cancelled, RemarqueError, StorageError
 from orchestrator.job import Failed, Retried, Succeeded
@@ -139,12 +139,11 @@ class Conclusion:
         return True
 
     def _publish(self, delivery: Delivery, target: str, headers: Mapping[str, object], delay_s: float | None) -> None:
-        kept = {name: value for name, value in delivery.headers.items() if not name.startswith("x-death")}
         self._broker.publish(
             target,
             delivery.body,
             message_id=delivery.message_id or "remarque",
-            headers={**kept, **headers},
+            headers=kept(delivery.headers) | dict(headers),
             delay_s=delay_s,
         )
 

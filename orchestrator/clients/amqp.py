@@ -108,7 +108,7 @@ def properties(message_id: str, headers: Mapping[str, object]) -> pika.BasicProp
     )
     try:
         made.encode()
-    except (pika.exceptions.AMQPError, ValueError, TypeError) as error:
+    except (pika.exceptions.AMQPError, ValueError, TypeError, OverflowError, RecursionError, struct.error) as error:
         raise BrokerError(f"message {message_id} has headers that AMQP cannot carry: {error}") from error
     return made
 

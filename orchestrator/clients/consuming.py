@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.clients.amqp import Channel, Link
-from orchestrator.clients.queues import Delivery, Queues, published_s
+from orchestrator.clients.queues import Delivery, Queues, named, published_s
 from orchestrator.errors import BrokerError
 
 CANCEL_TIMEOUT_S = 5.0
@@ -104,7 +104,7 @@ class Consumer:
             if subscription.stopping:
                 channel.basic_nack(method.delivery_tag, requeue=True)
                 return
-            headers, message_id = properties.headers or {}, properties.message_id
+            headers, message_id = named(properties.headers), properties.message_id
             tag, stamp = method.delivery_tag, published_s(headers, properties.timestamp)
             subscription.on_delivery(
                 Delivery(body, headers, message_id, method.redelivered, queue, tag, generation, stamp)

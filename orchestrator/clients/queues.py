@@ -9,6 +9,7 @@ names begin with it: ``.dead`` for what was given up, ``.events`` for terminal e
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 ATTEMPT = "x-attempt"
 """How often a job was tried. Ours, because brokers differ in what they count."""
@@ -23,6 +24,8 @@ FIRST_DEATH = "x-first-death"
 ORIGIN = "x-origin"
 """The queue that a dead message came from and goes back to."""
 MAX_ERROR_CHARS = 1000
+MAX_COUNT = 1_000_000
+COPIES = ("CC", "BCC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +81,30 @@ def published_s(headers: Mapping[str, object], timestamp: object) -> float | Non
 
 def tried(delivery: Delivery) -> int:
     """0 for a message that never came back."""
-    value = delivery.headers.get(ATTEMPT)
-    return value if isinstance(value, int) and value > 0 else 0
+    return _count(delivery.headers.get(ATTEMPT))
 
 
 def life(delivery: Delivery) -> int:
     """0 for a message that no operator replayed."""
-    value = delivery.headers.get(LIFE)
-    return value if isinstance(value, int) and value > 0 else 0
+    return _count(delivery.headers.get(LIFE))
+
+
+def _count(value: object) -> int:
+    """Publishers may write any number; one more than AMQP's largest could not be sent on."""
+    return min(value, MAX_COUNT) if isinstance(value, int) and value > 0 else 0
+
+
+def named(headers: Mapping[Any, object] | None) -> dict[str, object]:
+    """The headers whose names are text; pika gives the bytes of other names, which nothing here asks for."""
+    return {name: value for name, value in (headers or {}).items() if isinstance(name, str)}
+
+
+def kept(headers: Mapping[str, object]) -> dict[str, object]:
+    """The publisher's headers that go along with a retry or a dead letter.
+
+    Not the broker's history, and no ``CC`` or ``BCC``: by those the broker would copy each of ours to further queues.
+    """
+    return {name: value for name, value in headers.items() if not name.startswith("x-death") and name not in COPIES}
 
 
 def early_s(delivery: Delivery, *, now_s: float, longest_s: float) -> float:

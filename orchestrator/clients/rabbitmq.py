@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from orchestrator.clients.amqp import Channel, Endpoint, Link, blocking_channel
 from orchestrator.clients.consuming import Consumer
 from orchestrator.clients.publishing import Publisher
-from orchestrator.clients.queues import Delivery, Queues
+from orchestrator.clients.queues import Delivery, Queues, named
 
 READY_DEADLINE_S = 3.0
 
@@ -118,7 +118,7 @@ class Browser:
             if method is None:
                 return
             left = method.message_count if method.delivery_tag == 1 else left - 1
-            headers, message_id = properties.headers or {}, properties.message_id
+            headers, message_id = named(properties.headers), properties.message_id
             yield Delivery(body, headers, message_id, method.redelivered, self._queue, method.delivery_tag, 0)
 
     def remove(self, delivery: Delivery) -> None:

@@ -1,6 +1,7 @@
 """What the AMQP connection is made of, without a broker."""
 
 import struct
+from decimal import Decimal
 from pathlib import Path
 
 import pika
@@ -76,7 +77,10 @@ def test_messages_are_persistent() -> None:
     assert (made.delivery_mode, made.message_id, made.headers) == (2, "m-1", {"x-attempt": 1})
 
 
-@pytest.mark.parametrize(("message_id", "headers"), [("m", {"a": object()}), ("m" * 300, {}), ("m", {"k" * 300: 1})])
+@pytest.mark.parametrize(
+    ("message_id", "headers"),
+    [("m", {"a": object()}), ("m" * 300, {}), ("m", {"k" * 300: 1}), ("m", {"a": 2**63}), ("m", {"a": Decimal(2**40)})],
+)
 def test_headers_that_amqp_cannot_carry_fail_in_the_callers_thread(message_id: str, headers: dict[str, object]) -> None:
     with pytest.raises(BrokerError, match="cannot carry"):
         properties(message_id, headers)

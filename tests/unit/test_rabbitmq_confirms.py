@@ -232,6 +232,16 @@ def test_ack_reaches_the_channel_that_delivered_or_nobody(link: ScriptedLink, ch
     assert (channel.settled, following.settled, consumer.stale_acks) == ([], [("ack", 1)], 1)
 
 
+def test_delivery_has_only_headers_with_a_name(link: ScriptedLink, channel: ScriptedChannel) -> None:
+    consumer, got = Consumer(link, Queues()), list[Delivery]()
+    consumer.consume("q", 1, got.append)
+    link.open(channel)
+    method, properties, body = message(1)
+    properties.headers = {b"\xff": 1, "x-attempt": 2}
+    channel.on_message(channel, method, properties, body)
+    assert got[0].headers == {"x-attempt": 2}
+
+
 def test_ack_without_a_connection_is_dropped_and_counted(link: ScriptedLink, channel: ScriptedChannel) -> None:
     consumer, got = Consumer(link, Queues()), list[Delivery]()
     consumer.consume("q", 1, got.append)

@@ -4,7 +4,18 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from orchestrator.clients.queues import MAX_ERROR_CHARS, Delivery, Queues, death_headers, life, replay_headers, tried
+from orchestrator.clients.queues import (
+    MAX_COUNT,
+    MAX_ERROR_CHARS,
+    Delivery,
+    Queues,
+    death_headers,
+    kept,
+    life,
+    named,
+    replay_headers,
+    tried,
+)
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -70,3 +81,17 @@ def test_replay_counts_lives_and_forgets_attempts() -> None:
 def test_counts_that_are_no_counts_are_zero(nonsense: object) -> None:
     assert tried(delivery(x_attempt=nonsense)) == 0
     assert life(delivery(x_life=nonsense)) == 0
+
+
+def test_counts_that_somebody_made_up_can_still_be_counted_on() -> None:
+    assert tried(delivery(x_attempt=2**63 - 1)) == life(delivery(x_life=2**63 - 1)) == MAX_COUNT
+
+
+def test_headers_whose_names_are_no_text_are_left_out() -> None:
+    assert named({b"\xff": 1, "x-attempt": 2}) == {"x-attempt": 2}
+    assert named(None) == {}
+
+
+def test_what_the_broker_would_copy_by_goes_along_with_no_retry() -> None:
+    given = {"x-kept": 1, "CC": ["elsewhere"], "BCC": ["elsewhere"], "x-death": [], "x-death-reason": "expired"}
+    assert kept(given) == {"x-kept": 1}
