@@ -148,7 +148,7 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
         mock=studio.mock,
     )
     styles = finishing.styles.admit(job.styles)
-    pictures = given_pictures(job, inputs)
+    pictures = given_pictures(job, inputs, studio.painter.checkpoint)
     orders = orders_from(args, job, studio.painter.checkpoint, styles, settings.styles.mode, pictures=pictures)
     _require_triton(studio, settings.models.triton_urls)
     return Generation(orders, studio.painter, finishing).run()

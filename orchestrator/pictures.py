@@ -1,6 +1,7 @@
 """Pictures that a job brings: one to start from, with a mask of what may change, and those that guide ControlNets."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.checkpoint import CheckpointInfo
 from orchestrator.errors import InvalidInput
+from orchestrator.job import ControlRef
 
 MAX_CONTROL_SCALE = 2.0
 
@@ -77,22 +79,7 @@ class Pictures:
         if len(set(self._shapes)) > 1:
             sizes = ", ".join(f"{width}x{height}" for height, width in self._shapes)
             raise InvalidInput(f"the job's pictures and masks are {sizes} px; one size for all of them is served")
-        names = [control.name for control in self.controls]
-        for control in self.controls:
-            if control.name not in checkpoint.controls:
-                served = ", ".join(checkpoint.controls) or "none"
-                raise InvalidInput(f"control is {control.name[:40]!r}; {checkpoint.name} was built with {served}")
-            if names.count(control.name) > 1:
-                raise InvalidInput(f"control {control.name} is given {names.count(control.name)} times; once is served")
-            if not 0.0 <= control.scale <= MAX_CONTROL_SCALE:
-                raise InvalidInput(
-                    f"scale of control {control.name} is {control.scale}; 0.0 to {MAX_CONTROL_SCALE} is served"
-                )
-            if not 0.0 <= control.start <= control.end <= 1.0:
-                raise InvalidInput(
-                    f"control {control.name} is to run from {control.start} to {control.end}; "
-                    "shares of the steps from 0.0 to 1.0 are served, the earlier one first"
-                )
+        check_controls(self.controls, checkpoint)
 
     @property
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -103,6 +90,30 @@ class Pictures:
 
 
 NO_PICTURES = Pictures()
+
+
+def check_controls(controls: Sequence[ControlRef | ControlPicture], checkpoint: CheckpointInfo) -> None:
+    """Refuses ControlNets that are not there, and numbers that are out of range; nothing need have been fetched.
+
+    Raises:
+        InvalidInput: the sentence says what is served.
+    """
+    names = [control.name for control in controls]
+    for control in controls:
+        if control.name not in checkpoint.controls:
+            served = ", ".join(checkpoint.controls) or "none"
+            raise InvalidInput(f"control is {control.name[:40]!r}; {checkpoint.name} was built with {served}")
+        if names.count(control.name) > 1:
+            raise InvalidInput(f"control {control.name} is given {names.count(control.name)} times; once is served")
+        if not 0.0 <= control.scale <= MAX_CONTROL_SCALE:
+            raise InvalidInput(
+                f"scale of control {control.name} is {control.scale}; 0.0 to {MAX_CONTROL_SCALE} is served"
+            )
+        if not 0.0 <= control.start <= control.end <= 1.0:
+            raise InvalidInput(
+                f"control {control.name} is to run from {control.start} to {control.end}; "
+                "shares of the steps from 0.0 to 1.0 are served, the earlier one first"
+            )
 
 
 def _digest(*pictures: Picture) -> str:

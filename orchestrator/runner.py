@@ -64,7 +64,7 @@ class Runner:
         control.check()
         with stage("inputs"):
             materials = self._finishing.materials(attempt.job)
-            pictures = given_pictures(attempt.job, self._inputs)
+            pictures = given_pictures(attempt.job, self._inputs, self._painter.checkpoint)
         plan = make_plan(
             attempt.job,
             self._painter.checkpoint,

@@ -339,3 +339,17 @@ def test_a_picture_that_cannot_be_used_refuses_the_job(bench: Bench, refs: Pictu
     bench.store.objects["file:///in/text.png"] = b"a text."
     with pytest.raises(InvalidInput, match=sentence):
         bench.run(attempt(pictures=refs))
+
+
+def test_a_picture_larger_than_any_the_engines_serve_is_refused_by_its_header(bench: Bench) -> None:
+    whole = stored(bench, "large.png", 2048, 1024)
+    bench.store.objects[whole] = bench.store.objects[whole][:100]  # whoever decoded it would call it broken
+    with pytest.raises(InvalidInput, match="is 2048x1024 px; at most 1048576 pixels are decoded"):
+        bench.run(attempt(pictures=PictureRefs(source_path=whole, strength=0.5)))
+
+
+def test_no_picture_is_fetched_for_a_control_that_is_not_there(bench: Bench) -> None:
+    controls = (ControlRef(name="pose", path=stored(bench, "a.png", 384, 320)),)
+    with pytest.raises(InvalidInput, match="built with none"):
+        bench.run(attempt(pictures=PictureRefs(strength=1.0, controls=controls)))
+    assert bench.store.reads == []
