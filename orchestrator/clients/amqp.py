@@ -42,10 +42,12 @@ def _decoded_or_none(encoded: bytes, offset: int) -> tuple[Any, int]:
     """A header's value and where the next begins; None for a value that pika cannot make a Python object of.
 
     It would raise where it reads the socket and so cut the connection of every worker in turn. JavaScript's
-    milliseconds are the year 57882, Go's zero time is no year at all, and of floats pika makes whole numbers.
+    milliseconds are the year 57882, Go's zero time is no year at all, and of floats pika makes whole numbers, which
+    beyond 64 bits could not be sent on.
     """
     try:
-        return _decoded(encoded, offset)
+        value, after = _decoded(encoded, offset)
+        return (None if isinstance(value, int) and value.bit_length() > 63 else value), after
     except (ValueError, OverflowError, OSError, RecursionError):
         kind, after = encoded[offset : offset + 1], offset + 1
         if kind in DATE_AND_FLOAT_BYTES:

@@ -96,17 +96,20 @@ def test_headers_that_python_cannot_hold_are_none_and_cost_no_connection() -> No
             "go": b"T" + struct.pack(">q", -62_135_596_800),
             "nan": b"d" + struct.pack(">d", float("nan")),
             "infinity": b"f" + struct.pack(">f", float("inf")),
+            "huge": b"d" + struct.pack(">d", 1e30),
             "in a list": b"A" + struct.pack(">IcQ", 9, b"T", 2**64 - 1),
             "deep": too_deep,
             "x-attempt": b"I" + struct.pack(">i", 2),
         }
     )
+    properties("m", headers)
     assert isinstance(headers.pop("deep"), list)
     assert headers == {
         "javascript": None,
         "go": None,
         "nan": None,
         "infinity": None,
+        "huge": None,
         "in a list": [None],
         "x-attempt": 2,
     }
