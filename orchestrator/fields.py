@@ -52,8 +52,7 @@ class Fields:
             raise self._wrong(name, value, "a string")
         if len(value) > most_chars:
             raise InvalidInput(f"{self._at(name)} is {len(value)} characters; at most {most_chars} are served")
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidInput(f"{self._at(name)} holds a character that is not text")
+        self._require_text(name, value)
         return value.strip()
 
     def required_text(self, name: str, most_chars: int) -> str:
@@ -69,6 +68,7 @@ class Fields:
         for i, entry in enumerate(entries):
             if not isinstance(entry, str):
                 raise self._wrong(f"{name}[{i}]", entry, "a string")
+            self._require_text(f"{name}[{i}]", entry)
         joined = sum(len(entry) for entry in entries)
         if joined > most_chars:
             raise InvalidInput(f"{self._at(name)} holds {joined} characters; at most {most_chars} are served")
@@ -125,6 +125,10 @@ class Fields:
         if one is not None and other is not None and one != other:
             raise InvalidInput(f"{self._at(name)} is given twice with different values; give it once")
         return other if one is None else one
+
+    def _require_text(self, name: str, value: str) -> None:
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidInput(f"{self._at(name)} holds a character that is not text")
 
     def _list(self, name: str, most: int) -> list[Any]:
         value = self._values.get(name)

@@ -114,6 +114,7 @@ def test_two_callback_addresses_that_differ_are_refused() -> None:
         ({"prompt": 5}, "data.prompt is 5; a string"),
         ({"prompt": "x" * 20_001}, "data.prompt is 20001 characters"),
         ({"prompt": "\ud800"}, "not text"),
+        ({"prompt_tags": ["ink", "\ud800"]}, r"prompt_tags\[1\] holds a character that is not text"),
         ({"seed": 1.5}, "data.seed is 1.5; a whole number"),
         ({"seed": "42"}, "data.seed is a string"),
         ({"guidance_scale": "high"}, "data.guidance_scale is a string"),
