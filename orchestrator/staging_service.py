@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,7 @@ def running_staging(settings: Settings) -> Iterator[StagingService]:
     ledger = StagingLedger(storage, root)
     switch = Switch(storage, root, _routing(settings, providers), tuple(providers))
     lanes, cost = _lanes(wanted, judged(wanted, providers, telemetry, own)), _cost(wanted)
-    gateway = Gateway(lanes, switch.current, telemetry, attempts=wanted.attempts, rng=Random())
+    gateway = _gateway(wanted, lanes, switch.current, telemetry)
     stager = Stager(_parts(settings, storage, gateway, cost, own), telemetry, time.monotonic)
     promises = Promises(ledger, time.time)
     kept = DeskSettings(threads=wanted.concurrency, most_waiting=wanted.max_waiting, deadline_s=wanted.deadline_s)
@@ -146,8 +146,18 @@ def build_stager(
     """Stages without HTTP and without callers; the routing is that of the settings, and nobody changes it."""
     storage, routing = _storage(settings), _routing(settings, providers)
     lanes = _lanes(settings.staging, providers)
-    gateway = Gateway(lanes, lambda: routing, telemetry, attempts=settings.staging.attempts, rng=Random())
+    gateway = _gateway(settings.staging, lanes, lambda: routing, telemetry)
     return Stager(_parts(settings, storage, gateway, _cost(settings.staging), own), telemetry, time.monotonic)
+
+
+def _gateway(
+    wanted: StagingSettings,
+    lanes: Mapping[Mode, Lane],
+    routing: Callable[[], Routing],
+    telemetry: StagingTelemetry,
+) -> Gateway:
+    attempts, deadline_s = wanted.attempts, wanted.deadline_s
+    return Gateway(lanes, routing, telemetry, attempts=attempts, deadline_s=deadline_s, rng=Random())
 
 
 def _storage(settings: Settings) -> Storage:

@@ -5,22 +5,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from orchestrator.errors import (
     ContentRejected,
     InferenceDisabled,
+    Interrupted,
     ModelUnavailable,
     RateLimited,
     Refused,
     RemarqueError,
 )
 from orchestrator.staging.breaker import Breaker
-from orchestrator.staging.provider import Provider, StagedPicture, Task, Watch
+from orchestrator.staging.provider import RESERVE_S, Provider, StagedPicture, Task, Watch
 from orchestrator.staging.retry import RetryBudget, delay_s
 from orchestrator.staging.routing import Mode, Routing
 
 CallOutcome = Literal["succeeded", "failed", "refused", "ended", "not_admitted"]
+# A call that took this share of a request's longest deadline had its time, whatever the queue took before it.
+FULL_SHARE: Final = 0.75
 LOG = logging.getLogger(__name__)
 
 
@@ -53,12 +56,15 @@ class Gateway:
         listen: Listen,
         *,
         attempts: int,
+        deadline_s: float,
         rng: Random,
     ) -> None:
+        """``deadline_s`` is the longest that a request may take."""
         self._lanes = lanes
         self._routing = routing
         self._listen = listen
         self._attempts = attempts
+        self._full_s = FULL_SHARE * deadline_s
         self._rng = rng
 
     def chosen(self, image_id: str) -> Mode | None:
@@ -139,13 +145,19 @@ class Gateway:
             lane.breaker.report(number, succeeded=True)  # it works, and does not want this picture
             self._listen.called(mode, "refused", error.code, time.monotonic() - begun_s)
             raise
-        except Refused as error:
+        except (Refused, Interrupted) as error:
             lane.breaker.forget(number)
             self._listen.called(mode, "ended", error.code, time.monotonic() - begun_s)
             raise
         except RemarqueError as error:
-            lane.breaker.report(number, succeeded=False)
-            self._listen.called(mode, "failed", error.code, time.monotonic() - begun_s)
+            seconds = time.monotonic() - begun_s
+            # The caller's short deadline says nothing about a provider that others wait for.
+            if watch.left_s() <= RESERVE_S and seconds < self._full_s:
+                lane.breaker.forget(number)
+                self._listen.called(mode, "ended", error.code, seconds)
+            else:
+                lane.breaker.report(number, succeeded=False)
+                self._listen.called(mode, "failed", error.code, seconds)
             raise
         except BaseException:
             lane.breaker.forget(number)

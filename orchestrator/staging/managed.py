@@ -26,11 +26,9 @@ from orchestrator.errors import (
     RemarqueError,
 )
 from orchestrator.imaging.decoding import BROKEN
-from orchestrator.staging.provider import StagedPicture, Task, Watch
+from orchestrator.staging.provider import RESERVE_S, StagedPicture, Task, Watch
 
 CALL_DEADLINE_S: Final = 20.0
-# Left over of a job's time for what follows the provider: composing, signing, storing, or the mock instead of it.
-RESERVE_S: Final = 2.0
 MOST_LOST_LOOKS: Final = 5
 REMEMBERED: Final = 1000
 MOST_LARGER: Final = 64

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from orchestrator.staging.prompts import Wording
 from orchestrator.staging.request import StagingStyle
 from orchestrator.staging.routing import Mode
+
+# Left over of a job's time for what follows the provider: composing, signing, storing, or the mock instead of it.
+RESERVE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

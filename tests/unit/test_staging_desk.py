@@ -15,6 +15,7 @@ from orchestrator.errors import (
     DeadlineExceeded,
     GenerationFailed,
     InferenceDisabled,
+    Interrupted,
     InvalidInput,
     ModelUnavailable,
     Overloaded,
@@ -340,7 +341,11 @@ DOWN = ModelUnavailable("down")
 
 
 def gateway(
-    provider: Scripted, routing: Routing | None = None, attempts: int = 3, breaker: Breaker | None = None
+    provider: Scripted,
+    routing: Routing | None = None,
+    attempts: int = 3,
+    breaker: Breaker | None = None,
+    deadline_s: float = 120.0,
 ) -> Gateway:
     wall = breaker or Breaker(BreakerSettings(), lambda: 0.0)
     lanes: dict[Mode, Lane] = {
@@ -348,7 +353,7 @@ def gateway(
         "mock": Lane(MockProvider(0), Breaker(BreakerSettings(), lambda: 0.0), RetryBudget()),
     }
     chosen = routing or Routing(mode="managed", fallback="refuse")
-    return Gateway(lanes, lambda: chosen, StagingTelemetry(), attempts=attempts, rng=Random(1))
+    return Gateway(lanes, lambda: chosen, StagingTelemetry(), attempts=attempts, deadline_s=deadline_s, rng=Random(1))
 
 
 def test_a_provider_that_fails_twice_is_called_a_third_time():
@@ -418,6 +423,29 @@ def test_an_open_breaker_keeps_the_provider_from_being_called():
         with pytest.raises(ModelUnavailable):
             found.stage("a", TASK, Patient())
     assert provider.calls == 2
+
+
+def breaker_after(error: RemarqueError, watch: Patient, deadline_s: float = 120.0) -> str:
+    """The state of a breaker that opens at the second failure, after two calls that ended like this."""
+    breaker = Breaker(BreakerSettings(window=2, least_calls=2), lambda: 0.0)
+    found = gateway(Scripted(error, error), attempts=1, breaker=breaker, deadline_s=deadline_s)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            found.stage("a", TASK, watch)
+    return breaker.state
+
+
+def test_a_callers_short_deadline_does_not_open_the_breaker_for_everybody():
+    assert breaker_after(DeadlineExceeded("not done in time"), Patient(left_s=1.9)) == "closed"
+
+
+def test_a_process_that_stops_does_not_open_the_breaker():
+    assert breaker_after(Interrupted("the service stops"), Patient()) == "closed"
+
+
+@pytest.mark.parametrize(("left_s", "deadline_s"), [(30.0, 120.0), (0.0, 0.0)])
+def test_a_provider_that_had_its_whole_time_and_was_not_done_opens_the_breaker(left_s: float, deadline_s: float):
+    assert breaker_after(DeadlineExceeded("not done in time"), Patient(left_s), deadline_s) == "open"
 
 
 def test_the_mock_draws_inside_the_mask_and_the_same_for_a_seed():
