@@ -126,7 +126,8 @@ class StagingJob:
         self._change("succeeded", 100)
 
     def fail(self, error: RemarqueError) -> None:
-        """It ended without a picture."""
+        """It ended without a picture; of the error its sentence is kept, not the frames that hold the photograph."""
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         self._settle(lambda: self.done.set_exception(error))
         self._change("cancelled" if isinstance(error, Cancelled) else "failed", self._percent)
 

@@ -1,6 +1,8 @@
 """The desk, its jobs, promises, the switch and the gateway, without HTTP, network or a real clock where one is not needed."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from random import Random
 
@@ -247,6 +249,29 @@ def test_a_follower_hears_every_later_state_and_the_end():
     job.fail(Cancelled("no"))
     seen.append(job.after(seen[1].version).result(timeout=1))
     assert [snapshot.status for snapshot in seen] == ["queued", "running", "cancelled"]
+
+
+def test_a_job_that_failed_keeps_no_picture_in_memory(bench: Bench):
+    class Photograph:
+        """Something large."""
+
+    def work(job: StagingJob) -> Manifest:
+        photograph = Photograph()
+        seen.append(weakref.ref(photograph))
+        try:
+            raise StorageError("the store was away")
+        except StorageError as error:
+            raise GenerationFailed("it broke") from error
+
+    seen: list[weakref.ref[Photograph]] = []
+    desk = Desk(work, bench.promises, DeskSettings(threads=1), bench.telemetry, bench.clock)
+    job = desk.submit(wish("a"), ACCOUNT, "pro", deadline_s=60)
+    desk.start()
+    assert isinstance(job.done.exception(timeout=10), GenerationFailed)
+    desk.stop(5)
+    gc.collect()
+    assert desk.find(name("a")) is job
+    assert seen[0]() is None
 
 
 def kept(image_id: str) -> dict[str, object]:
