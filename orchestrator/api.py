@@ -20,13 +20,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.errors import RemarqueError, ServiceError
-from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Outcome, Pending, refusal
+from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Looking, Outcome, Pending, refusal
+from orchestrator.staging.job import FINAL
 from orchestrator.staging.problems import Problem, ProblemCode, problem, problem_of
 
 START_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
 # Proxies close streams that are silent for a minute.
 HEARTBEAT_S = 15.0
+# Between two looks at a record that another replica writes.
+LOOK_EVERY_S = 2.0
+STILL_HERE = ": still here\n\n"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LOG = logging.getLogger(__name__)
 
@@ -132,9 +136,10 @@ def _hanging_up(endpoint: Endpoint, request: Request) -> dict[str, str]:
 
 async def _settled(outcome: Outcome) -> Response:
     """The response, once what it waits for happened; no thread is held meanwhile."""
-    if isinstance(outcome, Following):
+    if isinstance(outcome, Following | Looking):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(outcome), media_type="text/event-stream", headers=headers)
+        events = _events(outcome) if isinstance(outcome, Following) else _looks(outcome)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
     if isinstance(outcome, Pending):
         outcome = outcome.then(outcome.done) if await _ended(outcome) else outcome.late()
     return _sent(outcome)
@@ -164,13 +169,30 @@ async def _events(following: Following) -> AsyncIterator[str]:
             async with asyncio.timeout(HEARTBEAT_S):
                 snapshot = await asyncio.wrap_future(following.after(version))
         except TimeoutError:
-            yield ": still here\n\n"
+            yield STILL_HERE
             continue
         version = snapshot.version
-        data = json.dumps(following.document(snapshot), ensure_ascii=False)
-        yield f"event: {'end' if snapshot.final else 'progress'}\nid: {version}\ndata: {data}\n\n"
+        yield _event(version, following.document(snapshot), final=snapshot.final)
         if snapshot.final:
             return
+
+
+async def _looks(looking: Looking) -> AsyncIterator[str]:
+    """An event for each change of the record. Where it can be read no more the stream ends early: clients reconnect."""
+    version, told = 0, None
+    with suppress(RemarqueError):
+        while (document := await run_in_threadpool(looking.look)) is not None:
+            final = document["status"] in FINAL
+            yield STILL_HERE if document == told else _event(version, document, final=final)
+            if final:
+                return
+            version, told = version + (document != told), document
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _event(version: int, document: Mapping[str, object], *, final: bool) -> str:
+    data = json.dumps(document, ensure_ascii=False)
+    return f"event: {'end' if final else 'progress'}\nid: {version}\ndata: {data}\n\n"
 
 
 def _no_route(_: Request, error: Exception) -> Response:

@@ -55,7 +55,16 @@ class Following:
     document: Callable[[Snapshot], Mapping[str, Any]]
 
 
-Outcome = Answer | Pending | Following
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looking:
+    """A stream of server-sent events of what others work on: ``look`` reads its status document again and again, until
+    that is final or None.
+    """
+
+    look: Callable[[], Mapping[str, Any] | None]
+
+
+Outcome = Answer | Pending | Following | Looking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

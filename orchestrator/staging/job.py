@@ -12,6 +12,7 @@ from orchestrator.staging.ledger import ImageName, Manifest
 from orchestrator.staging.request import StagingRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 PRIORITIES: Final = {"free": 0, "pro": 2, "business": 4}
 
 
@@ -26,7 +27,7 @@ class Snapshot:
     @property
     def final(self) -> bool:
         """Whether nothing will change any more."""
-        return self.status in ("succeeded", "failed", "cancelled")
+        return self.status in FINAL
 
 
 class StagingJob:

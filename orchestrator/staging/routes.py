@@ -8,7 +8,7 @@ from typing import Any, Final
 from orchestrator.errors import Conflict, NotFound, RateLimited, RemarqueError, Unauthorized
 from orchestrator.fields import Fields
 from orchestrator.staging.accounts import Account, Accounts, same_token
-from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Outcome, Pending, refusal
+from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Looking, Outcome, Pending, refusal
 from orchestrator.staging.desk import Desk
 from orchestrator.staging.job import Snapshot, StagingJob
 from orchestrator.staging.ledger import ImageName, Manifest, StagingLedger
@@ -122,10 +122,8 @@ class StagingRoutes:
         job = self.desk.find(name)
         if job is not None:
             return Following(after=job.after, document=lambda snapshot: _state(job, snapshot))
-        recorded = self._recorded(name)
-        only: Future[Snapshot] = Future()
-        only.set_result(Snapshot(status=recorded["status"], percent=recorded["percent"], version=0))
-        return Following(after=lambda version: only, document=lambda snapshot: recorded)
+        self._recorded(name)  # what nobody knows of is refused at once
+        return Looking(look=lambda: None if self.desk.stopping else self._recorded(name))
 
     def cancel(self, call: Call) -> Outcome:
         """Ask for a staging to end, here or in another replica."""
