@@ -172,7 +172,10 @@ async def _events(following: Following) -> AsyncIterator[str]:
             yield STILL_HERE
             continue
         version = snapshot.version
-        yield _event(version, following.document(snapshot), final=snapshot.final)
+        document = following.document(snapshot)
+        if document is None:
+            return
+        yield _event(version, document, final=snapshot.final)
         if snapshot.final:
             return
 

@@ -26,7 +26,7 @@
     │       └── ObjectExists           a create-only write came second
     ├── RateLimited                    RATE_LIMITED, one caller asks too often; says when to come back
     │   └── Overloaded                 OVERLOADED, the queue is full or the process stops
-    ├── Interrupted                    the process stops; the job goes back to the queue with its checkpoint
+    ├── Interrupted                    OVERLOADED, the process stops; the job goes back to the queue with its checkpoint
     ├── WebhookUndelivered             the backend cannot be reached now
     │   └── WebhookRefused             the backend answered that repeating will not help
     ├── BrokerError                    the queue cannot be reached or did not confirm
@@ -191,6 +191,7 @@ class Overloaded(RateLimited):
 class Interrupted(RemarqueError):
     """The process was asked to stop before the job was done; nothing is lost."""
 
+    code = "OVERLOADED"
     retryable = True
 
 

@@ -49,10 +49,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
-    """A stream of server-sent events: one per snapshot until a final one."""
+    """A stream of server-sent events: one per snapshot until a final one, or one that has no document."""
 
     after: Callable[[int], Future[Snapshot]]
-    document: Callable[[Snapshot], Mapping[str, Any]]
+    document: Callable[[Snapshot], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

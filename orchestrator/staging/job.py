@@ -47,6 +47,7 @@ class StagingJob:
         self.tier = tier
         self.name = ImageName(account=account.name, image_id=request.image_id)
         self.promised = False
+        self.handed_over = False
         self.adoptions = 0
         self.accepted_s = clock()
         self.done: Future[Manifest] = Future()
@@ -129,6 +130,7 @@ class StagingJob:
     def fail(self, error: RemarqueError) -> None:
         """It ended without a picture; of the error its sentence is kept, not the frames that hold the photograph."""
         error.__traceback__ = error.__context__ = error.__cause__ = None
+        self.handed_over = self.promised and isinstance(error, Interrupted)
         self._settle(lambda: self.done.set_exception(error))
         self._change("cancelled" if isinstance(error, Cancelled) else "failed", self._percent)
 

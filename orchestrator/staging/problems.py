@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from orchestrator.errors import RateLimited, Refused, RemarqueError
+from orchestrator.errors import Interrupted, RateLimited, Refused, RemarqueError
 
 ProblemCode = Literal[
     "invalid_input", "not_found", "timeout", "oom", "provider_transient", "rate_limited", "content_rejected"
@@ -65,7 +65,7 @@ def problem_of(error: RemarqueError) -> Problem:
     sentence may hold an address of our network, and the log has it.
     """
     asked_s = error.retry_after_s if isinstance(error, RateLimited) else None
-    own_words = isinstance(error, Refused | RateLimited)
+    own_words = isinstance(error, Refused | RateLimited | Interrupted)
     return problem(error.code, str(error) if own_words else _SENTENCES.get(error.code, _SENTENCE), asked_s)
 
 

@@ -104,15 +104,13 @@ class StagingRoutes:
         return Pending(
             done=job.done,
             timeout_s=wait_s,
-            then=lambda done: _outcome(done).plus(headers),
+            then=lambda done: accepted if prefers.respond_async and job.handed_over else _outcome(done).plus(headers),
             late=lambda: accepted if prefers.respond_async else late.plus(headers),
         )
 
     def status(self, call: Call) -> Outcome:
         """How the staging of an image stands."""
-        name = _name(call)
-        job = self.desk.find(name)
-        document = self._recorded(name) if job is None else _state(job)
+        document = self._document(_name(call))
         going_on = document["status"] in ("queued", "running")
         return Answer(status=200, document=document, headers={"Retry-After": LOOK_AGAIN_S} if going_on else {})
 
@@ -120,10 +118,12 @@ class StagingRoutes:
         """The same as a stream, until it ends."""
         name = _name(call)
         job = self.desk.find(name)
-        if job is not None:
-            return Following(after=job.after, document=lambda snapshot: _state(job, snapshot))
-        self._recorded(name)  # what nobody knows of is refused at once
-        return Looking(look=lambda: None if self.desk.stopping else self._recorded(name))
+        if job is not None and not job.snapshot().final:
+            return Following(
+                after=job.after, document=lambda snapshot: None if job.handed_over else _state(job, snapshot)
+            )
+        self._document(name)  # what nobody knows of is refused at once
+        return Looking(look=lambda: None if self.desk.stopping else self._document(name))
 
     def cancel(self, call: Call) -> Outcome:
         """Ask for a staging to end, here or in another replica."""
@@ -161,6 +161,18 @@ class StagingRoutes:
         if self.managed is not None and prediction_id:
             self.managed.ring(prediction_id)
         return Answer(status=204, document=None)
+
+    def _document(self, name: ImageName) -> dict[str, Any]:
+        """How an image stands. What came to nothing here may go on elsewhere, so of that the store speaks first."""
+        job = self.desk.find(name)
+        if job is not None and job.snapshot().status not in ("failed", "cancelled"):
+            return _state(job)
+        try:
+            return self._recorded(name)
+        except NotFound:
+            if job is None:
+                raise
+            return _state(job)
 
     def _recorded(self, name: ImageName) -> dict[str, Any]:
         """What the store knows of an image that is not in hand here."""
