@@ -8,6 +8,7 @@ from typing import Final
 from orchestrator.errors import GenerationFailed, Interrupted, RemarqueError, StorageError
 from orchestrator.staging.job import StagingJob
 from orchestrator.staging.ledger import Accepted, Failure, ImageName, StagingLedger
+from orchestrator.staging.problems import problem_of
 
 # After its deadline a job gets this long to unwind before somebody else takes it for abandoned.
 MARGIN_S: Final = 30.0
@@ -63,4 +64,4 @@ class Promises:
 
 
 def _failure(job: StagingJob, error: RemarqueError) -> Failure:
-    return Failure(fingerprint=job.request.fingerprint, code=error.code, message=str(error))
+    return Failure(fingerprint=job.request.fingerprint, code=error.code, message=problem_of(error).detail)

@@ -222,6 +222,18 @@ def test_a_cancel_that_another_replica_took_ends_the_job_here(bench: Bench):
     assert job.snapshot().status == "cancelled"
 
 
+def test_why_a_promise_was_not_kept_is_written_down_without_addresses_of_our_network(bench: Bench):
+    bench.failing["a"] = ModelUnavailable("POST http://10.0.0.7:9/internal was not answered")
+    job = bench.submit("a", promised=True)
+    bench.go.release()
+    bench.desk.start()
+    job.done.exception(timeout=10)
+    failure = bench.ledger.failure(name("a"))
+    assert failure is not None
+    assert failure.code == "MODEL_UNAVAILABLE"
+    assert "10.0.0.7" not in failure.message
+
+
 def test_a_promise_that_cannot_be_written_down_is_not_made(bench: Bench):
     bench.store.broken = "staging-accepted"
     with pytest.raises(StorageError):
