@@ -79,10 +79,10 @@ class StagingJob:
 
     def check(self) -> None:
         """Raises Cancelled, Interrupted or DeadlineExceeded where the job has ended."""
-        if self._interrupted:
-            raise Interrupted("the service stops; send the request again")
         if self._cancelled:
             raise Cancelled(f"the staging of image {self.request.image_id} was cancelled")
+        if self._interrupted:
+            raise Interrupted("the service stops; send the request again")
         if self.left_s() <= 0:
             raise DeadlineExceeded(f"the staging of image {self.request.image_id} was not done in time")
 

@@ -77,7 +77,7 @@ class Keeper:
                 account,
                 account.tier(accepted.tier),
                 deadline_s=self._desk.settings.deadline_s,
-                prepare=lambda job: self._promises.make(job, accepted.adoptions + 1),
+                prepare=lambda job: self._promises.make(job, accepted),
             )
         except (TypeError, Refused) as error:
             LOG.warning("image %s cannot be taken over: %s", name, error)

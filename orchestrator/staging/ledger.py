@@ -62,12 +62,20 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A promise made with 202. ``until_s`` (Unix time) is when its keeper must have ended or died, 0 once it let go."""
+    """A promise made with 202. ``until_s`` (Unix time) is when its keeper must have ended or died, 0 once it let go.
+
+    ``adoptions`` counts the keepers before this one that died.
+    """
 
     request: Mapping[str, Any]
     tier: str
     until_s: float
     adoptions: int = 0
+
+    @property
+    def deaths(self) -> int:
+        """How many processes died with it, now that its keeper is gone; one that let go stopped in order."""
+        return self.adoptions + (self.until_s > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +130,11 @@ class StagingLedger:
         return ours
 
     def accept(self, name: ImageName, accepted: Accepted) -> None:
-        """Write down a promise before it is made; an earlier failure of the image is forgotten."""
+        """Write down a promise before it is made, or who keeps it now and until when."""
         self._write("staging-accepted", name, asdict(accepted))
+
+    def forget(self, name: ImageName) -> None:
+        """Before a new promise: how the last one ended, and that somebody asked for its end."""
         self._delete("staging-failed", name)
         self._delete("staging-cancels", name)
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Final
 
-from orchestrator.errors import GenerationFailed, Interrupted, RemarqueError, StorageError
+from orchestrator.errors import Cancelled, GenerationFailed, Interrupted, RemarqueError, StorageError
 from orchestrator.staging.job import StagingJob
 from orchestrator.staging.ledger import Accepted, Failure, ImageName, StagingLedger
 from orchestrator.staging.problems import problem_of
 
 # After its deadline a job gets this long to unwind before somebody else takes it for abandoned.
 MARGIN_S: Final = 30.0
-MOST_ADOPTIONS: Final = 3
+MOST_DEATHS: Final = 3
 LOG = logging.getLogger(__name__)
 
 
@@ -23,13 +23,19 @@ class Promises:
         self._ledger = ledger
         self._now_s = wall_clock
 
-    def make(self, job: StagingJob, adoptions: int = 0) -> None:
-        """Write down that somebody was or will be told 202; raises :class:`StorageError`."""
-        if job.promised and not adoptions:
+    def make(self, job: StagingJob, adopted: Accepted | None = None) -> None:
+        """Write down that somebody was or will be told 202; raises :class:`StorageError`.
+
+        ``adopted`` is the promise of a process that is gone, which the job keeps from now on.
+        """
+        if job.promised:
             return
         job.promised = True
-        self._ledger.accept(job.name, self._document(job, self._now_s() + job.left_s(), adoptions))
-        job.adoptions = adoptions
+        if adopted is None:
+            self._ledger.forget(job.name)
+        else:
+            job.adoptions = adopted.deaths
+        self._ledger.accept(job.name, self._document(job, self._now_s() + job.left_s()))
 
     def close(self, job: StagingJob, error: RemarqueError | None) -> None:
         """Say how a promise ended, or let go of it where the process stops. What cannot be written is found later."""
@@ -37,7 +43,7 @@ class Promises:
             return
         try:
             if isinstance(error, Interrupted):
-                self._ledger.accept(job.name, self._document(job, 0.0, job.adoptions))
+                self._ledger.accept(job.name, self._document(job, 0.0))
             else:
                 self._ledger.fulfil(job.name, None if error is None else _failure(job, error))
         except StorageError as storing:
@@ -51,16 +57,20 @@ class Promises:
                 continue
             if self._ledger.find(name) is not None:
                 self._ledger.fulfil(name, None)
-            elif accepted.adoptions >= MOST_ADOPTIONS:
-                message = f"{accepted.adoptions} processes ended while they worked on it"
-                self._ledger.fulfil(name, Failure(fingerprint="", code=GenerationFailed.code, message=message))
+            elif self._ledger.cancel_requested(name):
+                self._give_up(name, Cancelled.code, f"the staging of image {name.image_id} was cancelled")
+            elif accepted.deaths >= MOST_DEATHS:
+                self._give_up(name, GenerationFailed.code, f"{accepted.deaths} processes ended while they worked on it")
             else:
                 yield name, accepted
 
+    def _give_up(self, name: ImageName, code: str, message: str) -> None:
+        self._ledger.fulfil(name, Failure(fingerprint="", code=code, message=message))
+
     @staticmethod
-    def _document(job: StagingJob, until_s: float, adoptions: int) -> Accepted:
+    def _document(job: StagingJob, until_s: float) -> Accepted:
         wanted = {name: value for name, value in asdict(job.request).items() if name != "unknown"}
-        return Accepted(request=wanted, tier=job.tier, until_s=until_s, adoptions=adoptions)
+        return Accepted(request=wanted, tier=job.tier, until_s=until_s, adoptions=job.adoptions)
 
 
 def _failure(job: StagingJob, error: RemarqueError) -> Failure:

@@ -93,9 +93,9 @@ class Bench:
         prepare = self.promises.make if promised else None
         return self.desk.submit(wish(image_id, seed), ACCOUNT, tier, deadline_s=60, prepare=prepare)  # type: ignore[arg-type]
 
-    def keeper(self) -> Keeper:
+    def keeper(self, desk: Desk | None = None) -> Keeper:
         switch = Switch(self.store, ROOT, Routing(mode="mock"), ("mock",))
-        return Keeper(self.desk, self.ledger, self.promises, Accounts([ACCOUNT]), switch)
+        return Keeper(desk or self.desk, self.ledger, self.promises, Accounts([ACCOUNT]), switch)
 
 
 def wish(image_id: str, seed: int | None = None) -> StagingRequest:
@@ -211,6 +211,60 @@ def test_a_promise_that_ended_three_processes_is_given_up(bench: Bench):
     assert failure is not None
     assert failure.code == "GENERATION_FAILED"
     assert bench.ledger.promises() == []
+
+
+def test_stops_in_order_are_not_counted_as_deaths(bench: Bench):
+    bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=0))
+    for _ in range(5):
+        replica = Desk(bench._run, bench.promises, DeskSettings(), bench.telemetry, bench.clock)
+        bench.keeper(replica).look(adopt=True)
+        replica.stop(0)
+    accepted = bench.ledger.accepted(name("a"))
+    assert accepted is not None
+    assert (accepted.adoptions, accepted.until_s) == (0, 0)
+
+
+def test_a_death_is_counted(bench: Bench):
+    bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=bench.clock() - 60, adoptions=1))
+    bench.keeper().look(adopt=True)
+    accepted = bench.ledger.accepted(name("a"))
+    assert accepted is not None
+    assert accepted.adoptions == 2
+
+
+def test_a_promise_that_was_let_go_and_cancelled_is_not_taken_over(bench: Bench):
+    bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=0))
+    bench.ledger.request_cancel(name("a"))
+    bench.keeper().look(adopt=True)
+    assert bench.desk.find(name("a")) is None
+    failure = bench.ledger.failure(name("a"))
+    assert failure is not None
+    assert failure.code == "CANCELLED"
+
+
+def test_a_cancel_that_comes_while_a_promise_is_taken_over_is_not_lost(bench: Bench):
+    adopted = Accepted(request=kept("a"), tier="pro", until_s=0)
+    bench.ledger.request_cancel(name("a"))
+    job = bench.desk.submit(
+        wish("a"), ACCOUNT, "pro", deadline_s=60, prepare=lambda job: bench.promises.make(job, adopted)
+    )
+    bench.keeper().look(adopt=False)
+    bench.desk.start()
+    assert isinstance(job.done.exception(timeout=10), Cancelled)
+
+
+def test_a_new_promise_does_not_inherit_an_old_cancel(bench: Bench):
+    bench.ledger.request_cancel(name("a"))
+    bench.submit("a", promised=True)
+    assert not bench.ledger.cancel_requested(name("a"))
+
+
+def test_a_cancelled_job_is_cancelled_even_where_the_process_stops(bench: Bench):
+    job = bench.submit("a")
+    job.cancel()
+    job.interrupt()
+    with pytest.raises(Cancelled):
+        job.check()
 
 
 def test_a_cancel_that_another_replica_took_ends_the_job_here(bench: Bench):
