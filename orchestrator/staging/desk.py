@@ -117,18 +117,15 @@ class Desk:
             if found is None:
                 self._require_place(tier)
                 self._jobs[job.name] = job
-        if found is not None and found.request.fingerprint != request.fingerprint:
-            raise Conflict(f"image_id {request.image_id} is being staged with other parameters")
+        if found is not None:
+            self._join(found, request, until_s, prepare)
+            return found
         if prepare is not None:
             try:
-                prepare(found or job)
+                prepare(job)
             except RemarqueError as error:
-                if found is None:
-                    self._end(job, error)
+                self._end(job, error)
                 raise
-        if found is not None:
-            found.extend(until_s)
-            return found
         with self._changed:
             self._backlog.put(job)
             self._changed.notify()
@@ -150,6 +147,18 @@ class Desk:
             job.interrupt()
         for thread in started:
             thread.join(UNWIND_S)
+
+    def _join(
+        self, job: StagingJob, request: StagingRequest, until_s: float, prepare: Callable[[StagingJob], None] | None
+    ) -> None:
+        """Have a job last as long as one more caller waits for it."""
+        if job.request.fingerprint != request.fingerprint:
+            raise Conflict(f"image_id {request.image_id} is being staged with other parameters")
+        job.extend(until_s)
+        if prepare is not None:
+            prepare(job)
+        elif job.promised:
+            self._promises.make(job)  # or another replica would take it over at its old deadline
 
     def _require_place(self, tier: Tier) -> None:
         if self._stopping:

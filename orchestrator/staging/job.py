@@ -46,7 +46,7 @@ class StagingJob:
         self.account = account
         self.tier = tier
         self.name = ImageName(account=account.name, image_id=request.image_id)
-        self.promised = False
+        self.promised_until_s: float | None = None
         self.handed_over = False
         self.adoptions = 0
         self.accepted_s = clock()
@@ -61,6 +61,11 @@ class StagingJob:
         self._percent = 0
         self._version = 0
         self._followers: list[Future[Snapshot]] = []
+
+    @property
+    def promised(self) -> bool:
+        """Whether somebody was told 202."""
+        return self.promised_until_s is not None
 
     @property
     def priority(self) -> int:

@@ -13,6 +13,8 @@ from orchestrator.staging.problems import problem_of
 # After its deadline a job gets this long to unwind before somebody else takes it for abandoned.
 MARGIN_S: Final = 30.0
 MOST_DEATHS: Final = 3
+# Of MARGIN_S, what a deadline may grow by before it is written down anew.
+SLACK_S: Final = 1.0
 LOG = logging.getLogger(__name__)
 
 
@@ -24,18 +26,19 @@ class Promises:
         self._now_s = wall_clock
 
     def make(self, job: StagingJob, adopted: Accepted | None = None) -> None:
-        """Write down that somebody was or will be told 202; raises :class:`StorageError`.
+        """Write down that somebody was or will be told 202, and until when; raises :class:`StorageError`.
 
         ``adopted`` is the promise of a process that is gone, which the job keeps from now on.
         """
-        if job.promised:
+        before_s, until_s = job.promised_until_s, self._now_s() + job.left_s()
+        if before_s is not None and until_s < before_s + SLACK_S:
             return
-        job.promised = True
-        if adopted is None:
-            self._ledger.forget(job.name)
-        else:
+        job.promised_until_s = until_s
+        if adopted is not None:
             job.adoptions = adopted.deaths
-        self._ledger.accept(job.name, self._document(job, self._now_s() + job.left_s()))
+        elif before_s is None:
+            self._ledger.forget(job.name)
+        self._ledger.accept(job.name, self._document(job, until_s))
 
     def close(self, job: StagingJob, error: RemarqueError | None) -> None:
         """Say how a promise ended, or let go of it where the process stops. What cannot be written is found later."""

@@ -166,6 +166,15 @@ def test_whoever_joins_brings_more_patience(bench: Bench):
     assert job.left_s() == 60
 
 
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_promise_lasts_as_long_as_the_most_patient_of_those_who_joined(bench: Bench, promised: bool):
+    bench.desk.submit(wish("a"), ACCOUNT, "pro", deadline_s=2, prepare=None if promised else bench.promises.make)
+    bench.submit("a", promised=promised)
+    accepted = bench.ledger.accepted(name("a"))
+    assert accepted is not None
+    assert accepted.until_s == bench.clock() + 60
+
+
 def test_stopping_sends_back_what_waits_and_finishes_what_runs(bench: Bench):
     bench.desk.start()
     running, waiting = bench.submit("a"), bench.submit("b", promised=True)
