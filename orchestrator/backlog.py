@@ -59,6 +59,14 @@ class Backlog(Generic[C]):
             self._waiting.remove(chosen)
             return chosen.contender
 
+    def remove(self, contender: C) -> bool:
+        """Take out one that is to wait no more; False where it does not wait here."""
+        with self._lock:
+            kept = [waiting for waiting in self._waiting if waiting.contender is not contender]
+            found = len(kept) < len(self._waiting)
+            self._waiting = kept
+            return found
+
     def drain(self) -> list[C]:
         """Everybody who waits, oldest first; the backlog is empty afterwards."""
         with self._lock:

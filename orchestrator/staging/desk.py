@@ -108,7 +108,7 @@ class Desk:
 
         Raises:
             Conflict: the image is being staged with other parameters.
-            Overloaded: the queue holds as many as it may, or the process stops.
+            Overloaded: the queue holds as many as it may, the process stops, or the image's last job is still ending.
         """
         until_s = self._clock() + deadline_s
         job = StagingJob(request, account, tier, until_s=until_s, clock=self._clock)
@@ -131,6 +131,15 @@ class Desk:
             self._changed.notify()
         return job
 
+    def cancel(self, job: StagingJob) -> None:
+        """End a job: at once where it waits for a thread, at its next check where it is worked on."""
+        job.cancel()
+        if self._backlog.remove(job):
+            try:
+                job.check()
+            except RemarqueError as error:
+                self._end(job, error)
+
     def stop(self, grace_s: float) -> None:
         """Send back what waits, let what runs finish for ``grace_s``, then end it."""
         with self._changed:
@@ -152,6 +161,8 @@ class Desk:
         self, job: StagingJob, request: StagingRequest, until_s: float, prepare: Callable[[StagingJob], None] | None
     ) -> None:
         """Have a job last as long as one more caller waits for it."""
+        if job.cancelled:
+            raise Overloaded(f"a staging of image {request.image_id} is being cancelled", retry_after_s=1.0)
         if job.request.fingerprint != request.fingerprint:
             raise Conflict(f"image_id {request.image_id} is being staged with other parameters")
         job.extend(until_s)

@@ -68,6 +68,11 @@ class StagingJob:
         return self.promised_until_s is not None
 
     @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self._cancelled
+
+    @property
     def priority(self) -> int:
         """What it is worth in the backlog."""
         return PRIORITIES[self.tier]

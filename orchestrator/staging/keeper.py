@@ -46,7 +46,7 @@ class Keeper:
         try:
             for job in self._desk.under_way():
                 if job.promised and self._ledger.cancel_requested(job.name):
-                    job.cancel()
+                    self._desk.cancel(job)
             if adopt:
                 for name, accepted in self._promises.abandoned(self._is_here):
                     self._adopt(name, accepted)

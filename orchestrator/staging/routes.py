@@ -130,7 +130,7 @@ class StagingRoutes:
         name = _name(call)
         job = self.desk.find(name)
         if job is not None and not job.snapshot().final:
-            job.cancel()
+            self.desk.cancel(job)
             return Answer(status=202, document=_state(job))
         if self.ledger.find(name) is not None:
             raise Conflict(f"image {name.image_id} is staged already; nothing was cancelled")

@@ -297,6 +297,28 @@ def test_why_a_promise_was_not_kept_is_written_down_without_addresses_of_our_net
     assert "10.0.0.7" not in failure.message
 
 
+def test_a_cancel_ends_at_once_what_waits_for_a_thread(bench: Bench):
+    job = bench.submit("a", promised=True)
+    bench.desk.cancel(job)
+    assert job.snapshot().status == "cancelled"
+    assert bench.desk.waiting == 0
+    assert bench.ledger.accepted(name("a")) is None
+    assert bench.submit("a", seed=1) is not job
+
+
+def test_nobody_joins_a_job_that_is_being_cancelled(bench: Bench):
+    job = bench.submit("a")
+    bench.desk.start()
+    assert bench.begun.acquire(timeout=10)
+    bench.desk.cancel(job)
+    for seed in (None, 1):
+        with pytest.raises(Overloaded, match="being cancelled") as raised:
+            bench.submit("a", promised=True, seed=seed)
+        assert raised.value.retry_after_s == 1
+    bench.go.release()
+    assert isinstance(job.done.exception(timeout=10), Cancelled)
+
+
 def test_a_promise_that_cannot_be_written_down_is_not_made(bench: Bench):
     bench.store.broken = "staging-accepted"
     with pytest.raises(StorageError):
