@@ -48,6 +48,14 @@ class Account:
                 return tier
         raise InvalidInput(f"tier is {wanted[:20]!r}; {', '.join(self.tiers)} is what this token may use")
 
+    def payer(self, request: StagingRequest) -> tuple[str, str | None]:
+        """Whom a request counts for: the caller, or one of its users where its prefixes tell them apart.
+
+        Elsewhere anybody could invent a user for each request.
+        """
+        divided = any("{user_id}" in prefix for prefix in self.prefixes)
+        return self.name, request.user_id if divided else None
+
     def allowed(self, root: str, request: StagingRequest) -> tuple[Address, ...]:
         """The prefixes below ``root`` that this request may read from, its user and project filled in."""
         given = {"user_id": request.user_id, "project_id": request.project_id}

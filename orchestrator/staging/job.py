@@ -80,7 +80,7 @@ class StagingJob:
     @property
     def user(self) -> object:
         """Who must not crowd out others."""
-        return self.account.name, self.request.user_id
+        return self.account.payer(self.request)
 
     @property
     def style(self) -> object:

@@ -67,7 +67,7 @@ class StagingRoutes:
         """Stage a picture, or give the answer that the same wish got before."""
         account, request = _account(call), read_request(call.body)
         tier = account.tier(request.tier)
-        verdict = self.quota.take((account.name, request.user_id), tier)
+        verdict = self.quota.take(account.payer(request), tier)
         if not verdict.allowed:
             said = f"{verdict.rate.limit} requests in {verdict.rate.window_s} s are served at the tier {tier}"
             limited = problem_of(RateLimited(said, retry_after_s=verdict.reset_s))

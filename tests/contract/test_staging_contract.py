@@ -206,6 +206,12 @@ def test_every_answer_says_how_much_of_the_rate_is_left(tmp_path: Path):
         assert served.infer(served.wish("r9", tier="pro")).status_code == 200
 
 
+def test_a_rate_is_not_evaded_by_inventing_users(tmp_path: Path):
+    with staging(tmp_path, STAGING_RATES="free=2/60, pro=60/60, business=600/60") as served:
+        answers = [served.infer(served.wish(f"r{n}", tier="free", user_id=f"u{n}")) for n in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 def test_health_readiness_and_metrics_answer_without_a_token(served: Staging):
     assert [
         requests.get(served.url + path, timeout=10).status_code for path in ("/healthz", "/readyz", "/metrics")

@@ -171,6 +171,15 @@ def test_a_users_and_a_projects_prefix_are_filled_in(tmp_path: Path):
         account.allowed("s3://bucket/in", read_request(wish % b""))
 
 
+@pytest.mark.parametrize(("prefix", "users"), [("up/", 1), ("up/{user_id}/", 2)])
+def test_users_count_apart_only_where_the_prefixes_tell_them_apart(prefix: str, users: int, tmp_path: Path):
+    account = load_accounts(accounts_file(tmp_path, "[a]\n" + entry(prefixes=f'["{prefix}"]'))).authenticate(
+        "Bearer secret"
+    )
+    wish = b'{"image_id": "a", "original_key": "k", "room_type": "office", "style": "modern", "user_id": "%s"}'
+    assert len({account.payer(read_request(wish % user)) for user in (b"u1", b"u2")}) == users
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
