@@ -78,13 +78,17 @@ def read_request(body: bytes) -> StagingRequest:
 
 
 def read_object(body: bytes) -> Mapping[str, Any]:
-    """The JSON object in a body; raises :class:`InvalidInput` for anything else."""
+    """The JSON object in a body, its names in UTF-8; raises :class:`InvalidInput` for anything else."""
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {str(error)[:100]}") from None
     if not isinstance(found, dict):
         raise InvalidInput("the body is not a JSON object; one is expected")
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the name of a field holds half of a surrogate pair; Unicode text is expected") from None
     return found
 
 

@@ -196,6 +196,13 @@ def test_operators_and_callers_do_not_share_tokens(served: Staging):
     assert served.call("GET", "/admin/routing", ADMIN_TOKEN).json()["mode"] == "mock"
 
 
+def test_a_routing_with_a_name_that_is_no_text_is_a_problem(served: Staging):
+    json = {"Content-Type": "application/json"}
+    assert_problem(
+        served.call("PUT", "/admin/routing", ADMIN_TOKEN, data=b'{"\\ud83d": 1}', headers=json), 400, "invalid_input"
+    )
+
+
 def test_every_answer_says_how_much_of_the_rate_is_left(tmp_path: Path):
     with staging(tmp_path, STAGING_RATES="free=2/60, pro=60/60, business=600/60") as served:
         answers = [served.infer(served.wish(f"r{n}", tier="free")) for n in range(3)]

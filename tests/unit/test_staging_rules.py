@@ -71,7 +71,7 @@ def test_unknown_fields_are_remembered_so_that_the_answer_can_name_them():
     [b"", b"[]", b"7", b'"x"', b"{", b"\xff", b"[" * 100_000, b"{}", WISH % b', "seed": NaN', WISH % b', "seed": true',
      WISH % b', "seed": 1.5', WISH % b', "seed": 4294967296', WISH % b', "mask_key": "/etc/passwd"', WISH % b', "user_id": "a/b"',
      WISH.replace(b'"a"', b'""') % b"", WISH.replace(b'"a"', b"true") % b"", WISH.replace(b'"a"', b'".hidden"') % b"",
-     WISH.replace(b"office", b"garage") % b""],
+     WISH.replace(b"office", b"garage") % b"", WISH % b', "\\ud83d": 1'],
 )  # fmt: skip
 def test_bodies_that_mean_nothing_are_invalid_input(body: bytes):
     with pytest.raises(InvalidInput):
