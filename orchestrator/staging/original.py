@@ -11,13 +11,13 @@ from PIL.ExifTags import Base
 
 from orchestrator.errors import InvalidInput
 from orchestrator.imaging.decoding import BROKEN
+from orchestrator.staging.scans import START, check_scans
 from orchestrator.staging.sizes import Size, working_size
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 LEAST_SIDE_PX: Final = 256
 # Beyond 4:1 a picture is a banner or a strip of a panorama, not a room that furniture fits into.
 MOST_ASPECT: Final = 4.0
-MOST_SCANS: Final = 100
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _COLOUR_MODES: Final = frozenset({"RGB", "L", "RGBA", "LA", "CMYK", "1"})
 _JPEG: Final = ("JPEG", "MPO")
@@ -89,6 +89,8 @@ def _opened(data: bytes, what: str, limits: PhotoLimits) -> Image.Image:
     """The file with nothing but its header read, which already refuses what is too large, too small or animated."""
     if len(data) > limits.max_bytes:
         raise InvalidInput(f"{what} is {len(data)} bytes; up to {limits.max_bytes} are read")
+    if data.startswith(START):
+        check_scans(data, what)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width_px, height_px, frames = image.width, image.height, getattr(image, "n_frames", 1)
@@ -107,9 +109,6 @@ def _opened(data: bytes, what: str, limits: PhotoLimits) -> Image.Image:
         raise InvalidInput(f"{what} is an animated {image.format} of {frames} frames; a still picture is needed")
     if image.mode not in _COLOUR_MODES:
         raise InvalidInput(f"{what} has the colour mode {image.mode}; 8-bit RGB, grey and CMYK with a profile are read")
-    # Each scan of a progressive JPEG goes over all pixels again; cameras and editors write about ten.
-    if image.format in _JPEG and data.count(b"\xff\xda") > MOST_SCANS:
-        raise InvalidInput(f"{what} is a JPEG of more than {MOST_SCANS} scans; ordinary ones have about ten")
     return image
 
 

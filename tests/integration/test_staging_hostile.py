@@ -104,6 +104,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "truncated webp": lambda: encoded(room(), "WEBP")[:1000],
     "truncated png": lambda: encoded(room(), "PNG")[:1500],
     "jpeg of 500 scans": lambda: scans(500),
+    "jpeg of many segments": lambda: jpeg()[:2] + b"\xff\xfe\x00\x02" * 400_000 + jpeg()[2:],
+    "jpeg of filling bytes": lambda: jpeg()[:2] + b"\xff" * 1_900_000 + jpeg()[2:],
+    "jpeg of stuffed bytes": lambda: jpeg()[:2] + b"\xff\x00" * 900_000 + jpeg()[2:],
     "exif whose offsets leave the block": lambda: with_exif(b"Exif\0\0MM\0*\xff\xff\xff\xf0" + bytes(40))[:3000],
     "over the limit": lambda: jpeg() + bytes(2 << 20),
 }

@@ -78,6 +78,19 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size():
     assert read_photo(data, LIMITS).pixels.shape == (512, 768, 3)
 
 
+def test_what_a_phone_appends_to_a_photograph_is_not_looked_at():
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\2" * 500
+    assert read_photo(encoded(halves()) + film, LIMITS).pixels.shape == (512, 768, 3)
+
+
+def test_a_thumbnail_inside_a_photograph_does_not_hide_its_scans():
+    data = encoded(halves(), progressive=True)
+    thumbnail = b"\xff\xe1\x01\x00" + encoded(halves(8, 8))[-254:]  # it ends with an end of picture
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(InvalidInput, match="more than 100 scans"):
+        read_photo(data[:2] + thumbnail + data[2:last] + data[last:-2] * 200 + b"\xff\xd9", LIMITS)
+
+
 def test_a_mask_is_scaled_to_the_working_image_and_white_may_change():
     working = read_photo(encoded(halves(), "PNG"), LIMITS)
     picture = Image.new("L", (1536, 1024))
