@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from orchestrator.errors import InvalidInput, ObjectNotFound, RemarqueError
+from orchestrator.errors import InvalidInput, ObjectNotFound, Refused, RemarqueError
 from orchestrator.staging.ledger import DOCUMENT_LIMIT_BYTES, PRIVATE_CACHE_CONTROL, Store
 from orchestrator.staging.request import read_object
 from orchestrator.staging.routing import Mode, Routing, read_routing
@@ -33,7 +33,7 @@ class Switch:
     def set(self, values: Mapping[str, Any]) -> Routing:
         """Change the named fields, here at once and elsewhere at the next :meth:`refresh`; raises InvalidInput."""
         with self._lock:
-            routing = self._checked(read_routing(values, self._current))
+            routing = self._checked(read_routing(values, self._latest()))
             self._store.write(
                 self._uri,
                 json.dumps(routing.document()).encode(),
@@ -54,12 +54,23 @@ class Switch:
         """Take over what another replica was told; a document that cannot be read or served changes nothing."""
         with self._lock:
             try:
-                values = read_object(self._store.read(self._uri, limit_bytes=DOCUMENT_LIMIT_BYTES))
-                self._apply(self._checked(read_routing(values, self._configured)))
-            except ObjectNotFound:
-                self._apply(self._configured)
+                self._apply(self._stored())
             except RemarqueError as error:
                 LOG.warning("the routing stays as it is: %s", error)
+
+    def _latest(self) -> Routing:
+        """What a change builds on: another replica may have been told something since the last look."""
+        try:
+            return self._stored()
+        except Refused:
+            return self._current  # the change replaces a document that cannot be read or served
+
+    def _stored(self) -> Routing:
+        try:
+            values = read_object(self._store.read(self._uri, limit_bytes=DOCUMENT_LIMIT_BYTES))
+        except ObjectNotFound:
+            return self._configured
+        return self._checked(read_routing(values, self._configured))
 
     def _checked(self, routing: Routing) -> Routing:
         if missing := [mode for mode in routing.modes if mode not in self._built]:

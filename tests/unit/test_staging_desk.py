@@ -389,6 +389,19 @@ def test_what_one_replica_is_told_the_others_take_over():
     assert two.current() == Routing(mode="mock")
 
 
+def test_a_change_at_one_replica_keeps_what_another_was_told_just_before():
+    store = ListingStore()
+    one, two = (Switch(store, ROOT, Routing(mode="mock"), ("mock",)) for _ in range(2))
+    one.set({"enabled": False})
+    assert two.set({"canary_salt": "x"}).enabled is False
+
+
+def test_a_change_replaces_a_document_that_cannot_be_read():
+    store = ListingStore()
+    store.objects[f"{ROOT}/staging-routing.json"] = b"{"
+    assert Switch(store, ROOT, Routing(mode="mock"), ("mock",)).set({"enabled": False}).enabled is False
+
+
 def test_a_provider_that_is_not_set_up_cannot_be_chosen():
     switch = Switch(ListingStore(), ROOT, Routing(mode="mock"), ("mock",))
     with pytest.raises(InvalidInput, match="managed is not set up"):
