@@ -58,7 +58,9 @@ def _outlined(picture: NDArray[np.uint8], mask: NDArray[np.bool_], seed: int) ->
             left + (piece[2] + shift) * width,
             top + piece[3] * height,
         )
-        draw.rounded_rectangle(box, radius=line * 3, outline=ink, width=line)
+        # Pillow refuses round corners that do not fit beside each other.
+        radius = min(line * 3, (box[2] - box[0]) / 2 - line, (box[3] - box[1]) / 2 - line)
+        draw.rounded_rectangle(box, radius=max(0, radius), outline=ink, width=line)
     font = ImageFont.load_default(size=max(12, width / 7))
     draw.text((left + width / 2, top + height / 2), "MOCK", fill=ink, font=font, anchor="mm")
     return np.array(canvas, dtype=np.uint8)

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -581,6 +582,16 @@ def test_a_process_that_stops_does_not_open_the_breaker():
 @pytest.mark.parametrize(("left_s", "deadline_s"), [(30.0, 120.0), (0.0, 0.0)])
 def test_a_provider_that_had_its_whole_time_and_was_not_done_opens_the_breaker(left_s: float, deadline_s: float):
     assert breaker_after(DeadlineExceeded("not done in time"), Patient(left_s), deadline_s) == "open"
+
+
+@pytest.mark.parametrize("height_px", [1, 3, 8, 12, 16, 24, 64])
+@pytest.mark.parametrize("width_px", [1, 3, 8, 12, 16, 24, 64])
+def test_the_mock_draws_in_the_smallest_mask(height_px: int, width_px: int):
+    mask = np.zeros((64, 64), np.bool_)
+    mask[:height_px, :width_px] = True
+    for seed in range(20):
+        staged = MockProvider(0).stage(replace(TASK, mask=mask, seed=seed), Patient())
+        assert staged.pixels.shape == TASK.picture.shape
 
 
 def test_the_mock_draws_inside_the_mask_and_the_same_for_a_seed():
