@@ -101,6 +101,13 @@ def test_a_mask_is_scaled_to_the_working_image_and_white_may_change():
     assert not mask[:250].any()
 
 
+def test_a_mask_drawn_on_an_answer_fits_at_any_aspect():
+    photo = read_photo(encoded(halves(3000, 1447)), LIMITS)
+    height_px, width_px = photo.pixels.shape[:2]
+    assert abs(width_px / height_px / (3000 / 1447) - 1) > 0.02
+    assert read_mask(encoded(Image.new("L", (width_px, height_px), 255), "PNG"), photo, LIMITS).all()
+
+
 @pytest.mark.parametrize(
     ("picture", "sentence"),
     [(Image.new("L", (768, 768), 255), "aspect"), (Image.new("L", (768, 512)), "black everywhere")],
