@@ -92,7 +92,7 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
         body = await _body(request, endpoint.limit_bytes)
         if isinstance(body, Answer):
             return _sent(body.plus(_hanging_up(endpoint, request)))
-        call = Call(headers=request.headers, parameters=request.path_params, body=body, account=account)
+        call = Call(headers=_joined(request), parameters=request.path_params, body=body, account=account)
         return await _settled(await run_in_threadpool(endpoint.handle, call))
     except RemarqueError as error:
         return _sent(refusal(problem_of(error)).plus(_hanging_up(endpoint, request)))
@@ -125,6 +125,11 @@ async def _body(request: Request, limit_bytes: int) -> bytes | Answer:
     except TimeoutError:
         return _refused(408, "Body too slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", "timeout")
     return bytes(held)
+
+
+def _joined(request: Request) -> dict[str, str]:
+    """The headers; what came in several lines is one list, as RFC 9110 has it."""
+    return {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
 
 
 def _hanging_up(endpoint: Endpoint, request: Request) -> dict[str, str]:

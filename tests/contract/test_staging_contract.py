@@ -1,6 +1,8 @@
 """CONTRACT of POST /infer: fields, codes, replays, and a hundred cases that schemathesis invents."""
 
+import http.client
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,10 +199,22 @@ def test_operators_and_callers_do_not_share_tokens(served: Staging):
 
 
 def test_a_routing_with_a_name_that_is_no_text_is_a_problem(served: Staging):
-    json = {"Content-Type": "application/json"}
-    assert_problem(
-        served.call("PUT", "/admin/routing", ADMIN_TOKEN, data=b'{"\\ud83d": 1}', headers=json), 400, "invalid_input"
-    )
+    headers = {"Content-Type": "application/json"}
+    answer = served.call("PUT", "/admin/routing", ADMIN_TOKEN, data=b'{"\\ud83d": 1}', headers=headers)
+    assert_problem(answer, 400, "invalid_input")
+
+
+def test_preferences_in_two_lines_both_count(served: Staging):
+    body = json.dumps(served.wish("two-lines")).encode()
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/infer")
+    headers = [("Authorization", f"Bearer {TOKEN}"), ("Content-Length", str(len(body)))]
+    for name, value in [*headers, ("Prefer", "wait=30"), ("Prefer", "respond-async")]:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    assert answer.getheader("Preference-Applied") == "respond-async, wait=30"
+    connection.close()
 
 
 def test_every_answer_says_how_much_of_the_rate_is_left(tmp_path: Path):
