@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -90,9 +90,8 @@ class Accounts:
             raise Unauthorized("the Authorization header holds no bearer token that is known here")
         return found
 
-    def named(self, name: str) -> Account | None:
-        """The caller of that name, if it is still listed."""
-        return next((account for account in self._accounts if account.name == name), None)
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._accounts)
 
 
 def load_accounts(path: Path) -> Accounts:

@@ -5,7 +5,7 @@ import threading
 from typing import Final
 
 from orchestrator.errors import Refused, RemarqueError
-from orchestrator.staging.accounts import Accounts
+from orchestrator.staging.accounts import Account, Accounts
 from orchestrator.staging.desk import Desk
 from orchestrator.staging.ledger import Accepted, ImageName, StagingLedger
 from orchestrator.staging.promises import Promises
@@ -47,9 +47,9 @@ class Keeper:
             for job in self._desk.under_way():
                 if job.promised and self._ledger.cancel_requested(job.name):
                     self._desk.cancel(job)
-            if adopt:
-                for name, accepted in self._promises.abandoned(self._is_here):
-                    self._adopt(name, accepted)
+            for account in self._accounts if adopt else ():
+                for name, accepted in self._promises.abandoned(account.name, self._is_here):
+                    self._adopt(account, name, accepted)
         except RemarqueError as error:
             LOG.warning("the store could not be looked through: %s", error)
 
@@ -64,12 +64,8 @@ class Keeper:
         job = self._desk.find(name)
         return job is not None and not job.snapshot().final
 
-    def _adopt(self, name: ImageName, accepted: Accepted) -> None:
+    def _adopt(self, account: Account, name: ImageName, accepted: Accepted) -> None:
         """Keep somebody else's promise, as the next in our queue."""
-        account = self._accounts.named(name.account)
-        if account is None:
-            LOG.warning("image %s was accepted for a caller that is not listed any more", name)
-            return
         try:
             request = StagingRequest(**accepted.request)
             self._desk.submit(

@@ -153,12 +153,11 @@ class StagingLedger:
         """Why the last promise was not kept, if so."""
         return self._document("staging-failed", name, Failure)
 
-    def promises(self) -> list[ImageName]:
-        """Up to a hundred images with an open promise, in the order of their names."""
-        prefix = f"{self._root}/staging-accepted/"
-        found = self._store.list(prefix, limit=ADOPTED_AT_ONCE)
-        parts = [uri.removesuffix(".json").rsplit("/", 2)[-2:] for uri in found if uri.endswith(".json")]
-        return [ImageName(account=account, image_id=image_id) for account, image_id in parts]
+    def promises(self, account: str) -> list[ImageName]:
+        """Up to a hundred images of a caller with an open promise, in the order of their names."""
+        found = self._store.list(f"{self._root}/staging-accepted/{account}/", limit=ADOPTED_AT_ONCE)
+        ids = [uri.removesuffix(".json").rpartition("/")[2] for uri in found if uri.endswith(".json")]
+        return [ImageName(account=account, image_id=image_id) for image_id in ids]
 
     def request_cancel(self, name: ImageName) -> None:
         """Leave word for whichever process does the work."""

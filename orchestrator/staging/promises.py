@@ -52,9 +52,9 @@ class Promises:
         except StorageError as storing:
             LOG.warning("the outcome of image %s was not written down: %s", job.name, storing)
 
-    def abandoned(self, is_here: Callable[[ImageName], bool]) -> Iterator[tuple[ImageName, Accepted]]:
-        """Promises that nobody keeps any more and somebody should; those that need no work are closed on the way."""
-        for name in self._ledger.promises():
+    def abandoned(self, account: str, is_here: Callable[[ImageName], bool]) -> Iterator[tuple[ImageName, Accepted]]:
+        """A caller's promises that nobody keeps and somebody should; those that need no work are closed on the way."""
+        for name in self._ledger.promises(account):
             accepted = None if is_here(name) else self._ledger.accepted(name)
             if accepted is None or (accepted.until_s and self._now_s() < accepted.until_s + MARGIN_S):
                 continue

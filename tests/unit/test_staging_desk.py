@@ -204,6 +204,15 @@ def test_another_replica_keeps_a_promise_that_was_let_go(bench: Bench):
     assert bench.ledger.find(name("a")) is not None
 
 
+def test_what_was_promised_to_a_caller_who_is_gone_keeps_nobody_elses_from_being_taken_over(bench: Bench):
+    for n in range(100):
+        gone = ImageName(account="a-caller-of-old", image_id=str(n))
+        bench.ledger.accept(gone, Accepted(request=kept(str(n)), tier="pro", until_s=0))
+    bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=0))
+    bench.keeper().look(adopt=True)
+    assert [job.name for job in bench.desk.under_way()] == [name("a")]
+
+
 def test_a_promise_that_its_keeper_may_still_hold_is_left_alone(bench: Bench):
     bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=bench.clock() + 5))
     keeper = bench.keeper()
@@ -220,7 +229,7 @@ def test_a_promise_that_ended_three_processes_is_given_up(bench: Bench):
     failure = bench.ledger.failure(name("a"))
     assert failure is not None
     assert failure.code == "GENERATION_FAILED"
-    assert bench.ledger.promises() == []
+    assert bench.ledger.promises("me") == []
 
 
 def test_stops_in_order_are_not_counted_as_deaths(bench: Bench):
