@@ -87,6 +87,11 @@ def test_staging_gets_every_setting_of_staging() -> None:
     assert set(given) - theirs - {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= settings()
 
 
+def test_staging_sends_traces_where_the_worker_does() -> None:
+    given = [SERVICES[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] for name in ("staging", "orchestrator")]
+    assert given == ["${OTEL_EXPORTER_OTLP_ENDPOINT:-}"] * 2
+
+
 def test_staging_starts_with_what_compose_gives_it_and_a_list_of_callers(tmp_path: Path) -> None:
     """Empty where .env says nothing, its own defaults where it names one."""
     clients = tmp_path / "clients.toml"
