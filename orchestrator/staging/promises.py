@@ -55,7 +55,7 @@ class Promises:
     def abandoned(self, account: str, is_here: Callable[[ImageName], bool]) -> Iterator[tuple[ImageName, Accepted]]:
         """A caller's promises that nobody keeps and somebody should; those that need no work are closed on the way."""
         for name in self._ledger.promises(account):
-            accepted = None if is_here(name) else self._ledger.accepted(name)
+            accepted = None if is_here(name) else self._read(name)
             if accepted is None or (accepted.until_s and self._now_s() < accepted.until_s + MARGIN_S):
                 continue
             if self._ledger.find(name) is not None:
@@ -66,6 +66,14 @@ class Promises:
                 self._give_up(name, GenerationFailed.code, f"{accepted.deaths} processes ended while they worked on it")
             else:
                 yield name, accepted
+
+    def _read(self, name: ImageName) -> Accepted | None:
+        """The promise; one that cannot be read keeps no other from being taken over."""
+        try:
+            return self._ledger.accepted(name)
+        except StorageError as error:
+            LOG.warning("the promise of image %s is left alone: %s", name, error)
+            return None
 
     def _give_up(self, name: ImageName, code: str, message: str) -> None:
         self._ledger.fulfil(name, Failure(fingerprint="", code=code, message=message))

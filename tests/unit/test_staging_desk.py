@@ -213,6 +213,15 @@ def test_what_was_promised_to_a_caller_who_is_gone_keeps_nobody_elses_from_being
     assert [job.name for job in bench.desk.under_way()] == [name("a")]
 
 
+def test_a_promise_that_cannot_be_read_keeps_no_other_from_being_taken_over(bench: Bench):
+    for image_id in ("a", "b"):
+        bench.ledger.accept(name(image_id), Accepted(request=kept(image_id), tier="pro", until_s=0))
+    [broken] = [uri for uri in bench.store.objects if uri.endswith("staging-accepted/me/a.json")]
+    bench.store.objects[broken] = b"{"
+    bench.keeper().look(adopt=True)
+    assert [job.name for job in bench.desk.under_way()] == [name("b")]
+
+
 def test_a_promise_that_its_keeper_may_still_hold_is_left_alone(bench: Bench):
     bench.ledger.accept(name("a"), Accepted(request=kept("a"), tier="pro", until_s=bench.clock() + 5))
     keeper = bench.keeper()
