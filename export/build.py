@@ -21,7 +21,7 @@ def build(request: Request, stream: TextIO) -> None:
     traced = {graph.name: request.retrace or request.prepared(graph) is None for graph in request.graphs}
     check_tools(request, [name for name, needed in traced.items() if needed])
     size_bytes = sum(map(request.weights_bytes, request.graphs))
-    check_space(request.out.absolute(), size_bytes * (2 if request.has_engines else 1) + 50_000_000)
+    check_space(request.out, size_bytes * (2 if request.has_engines else 1) + 50_000_000)
     with staging(request.out) as folder:
         progress = Progress(stream, work_s(request, traced))
         models = folder / "models"

@@ -23,7 +23,8 @@ With --style the repository at --out must exist, and only models with those styl
 With --tune nothing is built: the repository at --out is measured on this machine, and how it is served best is written
 into it (--tune --help says more).
 
-The repository appears as a whole or not at all: it is built in a folder beside --out and moved there at the end.
+The repository appears as a whole or not at all: it is built in a folder beside --out, within it where --out is a mount,
+and moved to its place at the end.
 Exit codes: 0 built; 1 a graph does not agree with torch; 2 the input or this machine is at fault, said in a sentence;
 130 interrupted.
 """

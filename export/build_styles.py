@@ -28,7 +28,7 @@ def build_styles(request: Request, stream: TextIO) -> None:
     for graph in graphs:
         _check_base(request, graph)
     size_bytes = sum(map(request.weights_bytes, graphs))
-    check_space(request.out.absolute(), size_bytes * (2 if request.has_engines else 1) + 50_000_000)
+    check_space(request.out, size_bytes * (2 if request.has_engines else 1) + 50_000_000)
     with staging(request.out) as folder:
         progress = Progress(stream, sum(cost_s("weights", request.weights_bytes(graph)) for graph in graphs))
         for graph in graphs:

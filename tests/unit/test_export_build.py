@@ -3,7 +3,7 @@
 import errno
 import io
 import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
@@ -155,16 +155,63 @@ def test_move_that_is_cut_off_leaves_no_description_of_a_mixed_repository(
     assert not (out / "remarque.json").exists()
 
 
-def test_leftovers_of_a_killed_build_are_removed_by_the_next(tmp_path: Path) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    left = tmp_path / f".models.building-{int(dead.stdout)}"
-    left.mkdir()
-    running = tmp_path / f".models.building-{os.getppid()}"
-    running.mkdir()
+def killed_build(out: Path) -> Path:
+    """The folder of a build that no cleaning up followed, made by a process whose id is this one's own."""
+    with staging(out) as folder:
+        left = folder.with_name(f".{out.name}.building-{os.getpid()}")
+        shutil.copytree(folder, left)
+    return left
+
+
+def test_leftover_of_a_killed_build_is_removed_by_the_next_whatever_its_process_was_called(tmp_path: Path) -> None:
+    left = killed_build(tmp_path / "models")
 
     with staging(tmp_path / "models"):
         assert not left.exists()
-        assert running.exists()
+
+
+def test_two_builds_of_one_place_leave_each_other_alone(tmp_path: Path) -> None:
+    with staging(tmp_path / "models") as one, staging(tmp_path / "models") as other:
+        assert one != other
+        assert one.is_dir() and other.is_dir()
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that nothing moves into or out of, as one that a container mounts."""
+    out = tmp_path / "mount"
+    out.mkdir()
+    rename = Path.rename
+
+    def within_one_disk(self: Path, target: Path) -> Path:
+        if self.is_relative_to(out) != target.is_relative_to(out):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", within_one_disk)
+    return out
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_mounted_or_linked_place_is_built_within(mount: Path, tmp_path: Path, is_linked: bool) -> None:
+    out = built_models(mount, "old")
+    if is_linked:
+        out = tmp_path / "linked"
+        out.symlink_to(mount)
+
+    with staging(out) as folder:
+        assert folder.parent == mount and "--" in folder.name  # local.triton loads no model with two hyphens
+        publish(built_models(folder / "models", "new"), out)
+
+    assert (mount / "unet" / "1" / "model.onnx").read_text() == "new"
+    assert sorted(path.name for path in mount.iterdir()) == ["remarque.json", "unet", "vae_decoder"]
+
+
+def test_leftover_within_a_mounted_place_is_removed_by_the_next_build(mount: Path) -> None:
+    left = killed_build(mount)
+
+    with staging(mount):
+        assert left.parent == mount and not left.exists()
 
 
 def test_place_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
