@@ -58,6 +58,7 @@ def work_s(request: Request, traced: Mapping[str, bool]) -> float:
 
 def _describe(request: Request, folder: Path) -> None:
     models = folder / "models"
+    description.write_tokenizer(request.checkpoint, models / "text_encoder" / "tokenizer")
     decoder = next(graph for graph in request.graphs if graph.name == "vae_decoder")
     (latents,) = decoder.inputs
     wire = specs.wire_type(latents.kind, specs.precision_of(decoder, request.precision))
@@ -68,7 +69,6 @@ def _describe(request: Request, folder: Path) -> None:
         request.name,
         lambda value: session.run({latents.name: value.astype(wire)})[decoder.outputs[0].name],
     )
-    description.write_tokenizer(request.checkpoint, models / "text_encoder" / "tokenizer")
     (models / description.DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 

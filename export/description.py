@@ -14,10 +14,12 @@ from export import specs
 from export.binding import Part
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.folders import read_json
 
 FORMAT: Final = 1
 DESCRIPTION_FILE: Final = "remarque.json"
 PARTS_FILE: Final = "weights.json"
+EOS_TOKEN: Final = "<|endoftext|>"
 _PREVIEW_LATENTS: Final = (8, 4, 16, 16)
 _PREVIEW_SEED: Final = 7
 
@@ -46,6 +48,7 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
         "layers": layers_of(checkpoint),
         **styles_of(graphs),
+        **_padding(checkpoint),
         **_second_encoder(checkpoint),
         **({"controls": list(architecture.controls)} if architecture.controls else {}),
         **({"inpainting": True} if architecture.is_inpainting else {}),
@@ -123,34 +126,45 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         raise ExportError(f"{source} holds no CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)") from error
 
 
-def _second_encoder(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What SDXL's second tokenizer does otherwise: its padding, which is all that it may differ in."""
-    if "text_encoder_2" not in checkpoint.components:
-        return {}
-    first, second = (_vocabulary(checkpoint.folder / name) for name in ("tokenizer", "tokenizer_2"))
-    if first != second:
-        raise ExportError(f"{checkpoint.folder} has two tokenizers of different vocabularies; one vocabulary is served")
-    said = _read_json(checkpoint.folder / "tokenizer_2" / "tokenizer_config.json").get("pad_token", "!")
-    pad_token = said["content"] if isinstance(said, dict) else said
-    if pad_token not in second:
-        raise ExportError(f"{checkpoint.folder}/tokenizer_2 pads with {pad_token!r}, which its vocabulary has not")
-    silent = checkpoint.configs["pipeline"].get("force_zeros_for_empty_prompt", True)
-    return {"pad_ids": {"text_encoder_2": second[pad_token]}, "zeros_for_no_negative": bool(silent)}
-
-
-def _vocabulary(folder: Path) -> dict[str, int]:
+def vocabulary_of(folder: Path) -> dict[str, int]:
+    """The ids of a tokenizer's tokens."""
     if (folder / "vocab.json").is_file():
-        return _read_json(folder / "vocab.json")
-    vocabulary: dict[str, int] = _read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
+        return read_json(folder / "vocab.json")
+    vocabulary: dict[str, int] = read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
     return vocabulary
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
-    return value
+def _padding(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What text encoders pad with other than the end token: "!" for SD 2.x's, and for the second of SDXL's."""
+    pad_ids = {}
+    for encoder in checkpoint.architecture.encoders:
+        folder = checkpoint.folder / encoder.component.replace("text_encoder", "tokenizer")
+        token, vocabulary = _pad_token(folder), vocabulary_of(folder)
+        if token not in vocabulary:
+            raise ExportError(f"{folder} pads with {token!r}, which its vocabulary has not")
+        if token != EOS_TOKEN:
+            pad_ids[encoder.component] = vocabulary[token]
+    return {"pad_ids": pad_ids} if pad_ids else {}
+
+
+def _pad_token(folder: Path) -> str:
+    """As transformers reads it: a file of special tokens overrules the tokenizer's config."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        said = read_json(folder / name).get("pad_token") if (folder / name).is_file() else None
+        if said is not None:
+            return str(said["content"] if isinstance(said, dict) else said)
+    return EOS_TOKEN
+
+
+def _second_encoder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What SDXL's second tokenizer may not differ in, and what its pipeline does without a negative prompt."""
+    if "text_encoder_2" not in checkpoint.components:
+        return {}
+    first, second = (vocabulary_of(checkpoint.folder / name) for name in ("tokenizer", "tokenizer_2"))
+    if first != second:
+        raise ExportError(f"{checkpoint.folder} has two tokenizers of different vocabularies; one vocabulary is served")
+    silent = checkpoint.configs["pipeline"].get("force_zeros_for_empty_prompt", True)
+    return {"zeros_for_no_negative": bool(silent)}
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:

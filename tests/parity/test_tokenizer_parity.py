@@ -2,11 +2,19 @@
 
 import json
 import random
+import shutil
 import unicodedata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from export.checkpoint import open_checkpoint
+from export.description import EOS_TOKEN as END
+from export.description import describe
+from export.specs import graphs_of
 from orchestrator.diffusion.tokenizer import Tokenizer, read_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -136,3 +144,40 @@ def test_special_ids_and_padding_equal_those_of_transformers(
     ours, theirs = pair
     expected = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
     assert (ours.bos_id, ours.eos_id, ours.pad_id) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "special"),
+    [
+        ("!", "!"),
+        (END, "!"),
+        ("!", END),
+        (None, "!"),
+        ("!", None),
+        (END, {"content": "!", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}),
+        (None, None),
+    ],
+)
+def test_checkpoint_is_padded_with_what_transformers_pads_it_with(
+    tmp_path: Path, config: str | None, special: Any
+) -> None:
+    for part in DEMO_TOKENIZER.parent.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "tokenizer").unlink()
+    shutil.copytree(DEMO_TOKENIZER, tmp_path / "tokenizer")
+    for name, token in (("tokenizer_config.json", config), ("special_tokens_map.json", special)):
+        path = tmp_path / "tokenizer" / name
+        said = {key: value for key, value in json.loads(path.read_text()).items() if key != "pad_token"}
+        path.write_text(json.dumps(said | ({} if token is None else {"pad_token": token})))
+    checkpoint = open_checkpoint(str(tmp_path))
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+
+    told = describe(checkpoint, graphs_of(checkpoint.architecture), "demo", _grey)
+
+    padding = told.get("pad_ids", {}).get("text_encoder", read_tokenizer(DEMO_TOKENIZER).eos_id)
+    assert theirs("a boat", padding="max_length", max_length=77)["input_ids"][4:] == [padding] * 73
+
+
+def _grey(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    rows, _, height, width = latents.shape
+    return np.full((rows, 8 * height, 8 * width, 3), 128, np.uint8)

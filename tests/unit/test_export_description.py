@@ -55,6 +55,28 @@ def test_description_names_the_weights_of_every_model(folder: Path) -> None:
     assert content["models"]["vae_decoder"] == content["models"]["vae_encoder"] != content["models"]["unet"]
 
 
+@pytest.mark.parametrize("said", ["!", {"content": "!", "lstrip": False}])
+@pytest.mark.parametrize("file", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_one_encoder_may_pad_with_another_token_than_the_end(folder: Path, file: str, said: Any) -> None:
+    write_json(folder / "tokenizer" / "vocab.json", {"!": 3, "<|startoftext|>": 1, "<|endoftext|>": 2})
+    write_json(folder / "tokenizer" / file, {"pad_token": said})
+
+    assert description(folder)["pad_ids"] == {"text_encoder": 3}
+
+
+def test_description_of_a_checkpoint_that_pads_with_the_end_says_nothing_of_it(folder: Path) -> None:
+    write_json(folder / "tokenizer" / "tokenizer_config.json", {"pad_token": "<|endoftext|>"})
+
+    assert "pad_ids" not in description(folder)
+
+
+def test_padding_that_the_vocabulary_has_not_is_refused(folder: Path) -> None:
+    write_json(folder / "tokenizer" / "tokenizer_config.json", {"pad_token": "<pad>"})
+
+    with pytest.raises(ExportError, match="tokenizer pads with '<pad>', which its vocabulary has not"):
+        description(folder)
+
+
 def test_description_holds_the_sizes_the_networks_serve(folder: Path) -> None:
     content = description(folder)
 
