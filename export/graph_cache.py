@@ -63,6 +63,8 @@ def file_name(graph: specs.Graph, checkpoint: Checkpoint, precision: specs.Preci
         facts = (*facts, "penultimate")
     if graph.style is not None:
         facts = (*facts, graph.style.rank)
+    if graph.component == "vae" and checkpoint.configs["vae"].get("latents_std") is not None:
+        facts = (*facts, "centred")  # graphs of older versions leave the scale of each channel out
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return f"{graph.name}-{precision}-{key}.onnx"
 

@@ -132,7 +132,9 @@ class VaeDecoder(nn.Module):
 
     def forward(self, latent_sample: Tensor) -> tuple[Tensor, Tensor]:
         network: Any = self.network
-        latents = latent_sample.to(next(network.parameters()).dtype) / network.config.scaling_factor
+        latents = latent_sample.to(next(network.parameters()).dtype)
+        scale, centre = _scale_and_centre(network.config, latents)
+        latents = latents / scale if centre is None else latents / scale + centre
         picture = network.decode(latents, return_dict=False)[0].float()
         levels = (picture / 2 + 0.5).clamp(0.0, 1.0) * 255.0
         return levels.round().permute(0, 2, 3, 1).to(torch.uint8), picture.mean(dim=(1, 2, 3)).unsqueeze(-1)
@@ -153,5 +155,17 @@ class VaeEncoder(nn.Module):
         moments = network.quant_conv(network.encoder(picture.to(next(network.parameters()).dtype))).float()
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-        scale = network.config.scaling_factor
+        scale, centre = _scale_and_centre(network.config, mean)
+        mean = mean if centre is None else mean - centre
         return (mean * scale).to(self.wire), (deviation * scale).to(self.wire)
+
+
+def _scale_and_centre(config: Any, latents: Tensor) -> tuple[Any, Tensor | None]:
+    """What the VAE's latents are multiplied with for the UNet; where they have a centre, it is taken off first.
+
+    Playground v2.5's VAE has one, and a scale for each channel [1,4,1,1].
+    """
+    if config.latents_mean is None or config.latents_std is None:
+        return config.scaling_factor, None
+    centre, spread = (torch.tensor(each).view(1, -1, 1, 1) for each in (config.latents_mean, config.latents_std))
+    return config.scaling_factor / spread.to(latents), centre.to(latents)

@@ -1,6 +1,8 @@
 """Graphs against torch: the committed ones filled with the demo's weights, and freshly traced ones."""
 
 import inspect
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,61 @@ def test_architecture_nobody_prepared_is_traced_and_equals_torch(
     bind(to_onnx.trace(graph, tiny, precision), tiny.weights("text_encoder"), tmp_path / "model.onnx")
 
     assert verify(graph, tmp_path / "model.onnx", tiny, precision)
+
+
+CENTRE = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [8.4927, 5.9022, 6.5498, 5.2299]}
+"""Of Playground v2.5's VAE."""
+
+
+@pytest.fixture(scope="module")
+def centred(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = shutil.copytree(tiny.folder, tmp_path_factory.mktemp("centred") / "checkpoint")
+    path = folder / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | CENTRE))
+    return open_checkpoint(str(folder))
+
+
+def centred_vae(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
+    """diffusers' network, and the centre and the spread that SDXL's pipelines read from its config."""
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL.from_pretrained(checkpoint.folder / "vae", torch_dtype=torch.float32)
+    return vae, *(torch.tensor(CENTRE[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
+
+
+def built_vae(checkpoint: Checkpoint, name: str, out: Path) -> Session:
+    graph = graph_of(checkpoint, name)
+    bind(to_onnx.trace(graph, checkpoint, specs.Precision.FP32), checkpoint.weights("vae"), out / "model.onnx")
+    return Session(out / "model.onnx")
+
+
+def test_latents_with_a_centre_are_decoded_as_sdxls_pipeline_does(centred: Checkpoint, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    vae, centre, spread = centred_vae(centred)
+    latents = np.random.default_rng(2).standard_normal((2, 4, 32, 40), dtype=np.float32)
+
+    sample = built_vae(centred, "vae_decoder", tmp_path).run({"latent_sample": latents})["sample"]
+
+    with torch.no_grad():
+        picture = vae.decode(torch.from_numpy(latents) * spread / vae.config.scaling_factor + centre).sample
+    expected = ((picture / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()
+    assert expected.std() > 1
+    np.testing.assert_allclose(sample, expected, atol=0.51)
+
+
+def test_picture_is_encoded_to_latents_with_a_centre_as_sdxls_pipeline_does(
+    centred: Checkpoint, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    vae, centre, spread = centred_vae(centred)
+    sample = np.random.default_rng(3).integers(0, 256, (2, 256, 320, 3), dtype=np.uint8)
+
+    moments = built_vae(centred, "vae_encoder", tmp_path).run({"sample": sample})
+
+    with torch.no_grad():
+        seen = vae.encode(torch.from_numpy(sample).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+    factor = vae.config.scaling_factor
+    np.testing.assert_allclose(moments["latent_mean"], (seen.mean - centre) * factor / spread, atol=1e-5)
+    np.testing.assert_allclose(moments["latent_std"], seen.std * factor / spread, atol=1e-6)
 
 
 def test_tracing_the_demos_text_encoder_again_gives_the_committed_graph(demo: Checkpoint) -> None:
