@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForDepthEstimation
 
 from export.compact_upscaler import CompactUpscaler, Shape
 from export.errors import ExportError
-from export.folders import weight_files
+from export.folders import variant_of, weight_files
 
 _NEAREST_M: Final = 1e-3
 _FARTHEST: Final = 1e-6
@@ -82,7 +82,8 @@ def trained(component: str, folder: Path, config: Mapping[str, Any], dtype: torc
         (file,) = weight_files(folder)
         network.load_state_dict(load_file(file))
         return network.to(dtype)
-    return AutoModelForDepthEstimation.from_pretrained(folder, dtype=dtype)  # type: ignore[no-any-return]
+    variant = variant_of(folder)
+    return AutoModelForDepthEstimation.from_pretrained(folder, dtype=dtype, variant=variant)  # type: ignore[no-any-return]
 
 
 def untrained(component: str, config: Mapping[str, Any]) -> nn.Module:

@@ -12,6 +12,7 @@ from export.weights import Weights
 
 WEIGHT_FILES: Final = ("diffusion_pytorch_model", "model")
 """How the files are called, without their ending."""
+_FP16: Final = ".fp16.safetensors"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
     ".query.": ".to_q.",
@@ -37,17 +38,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a network."""
     for stem in WEIGHT_FILES:
-        for suffix in ("", ".fp16"):
-            if (folder / f"{stem}{suffix}.safetensors").is_file():
-                return [folder / f"{stem}{suffix}.safetensors"]
+        for suffix in (".safetensors", _FP16):
+            if (folder / f"{stem}{suffix}").is_file():
+                return [folder / f"{stem}{suffix}"]
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
-            return sorted({folder / shard for shard in read_json(index)["weight_map"].values()})
+            shards = read_json(index).get("weight_map")
+            if not (isinstance(shards, dict) and shards):
+                raise ExportError(f"{index} names no weights (weight_map is {shards})")
+            return sorted({folder / shard for shard in shards.values()})
     if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
         raise ExportError(f"{folder} holds pickled weights only; safetensors are read (save_pretrained writes them)")
     raise ExportError(
         f"{folder} holds no weights (expected {' or '.join(f'{stem}.safetensors' for stem in WEIGHT_FILES)})"
     )
+
+
+def variant_of(folder: Path) -> str | None:
+    """What diffusers and transformers must be told to read the same files of a network."""
+    return "fp16" if weight_files(folder)[0].name.endswith(_FP16) else None
 
 
 @cache
@@ -79,7 +88,18 @@ def is_hub_id(said: str) -> bool:
 
 
 def download(hub_id: str, patterns: Sequence[str]) -> Path:
-    """The folder of a hub id's files of these ``patterns``, downloaded once."""
+    """The folder of a hub id's files of these ``patterns``, downloaded once; half as large ones where no others are."""
+    folder = _snapshot(hub_id, patterns, ["*non_ema*", f"*{_FP16}"])
+    missing = [pattern for pattern in patterns if ".safetensors" in pattern and _lacks_weights(folder, pattern)]
+    return _snapshot(hub_id, missing, ["*non_ema*"]) if missing else folder
+
+
+def _lacks_weights(folder: Path, pattern: str) -> bool:
+    network = (folder / pattern).parent
+    return (network / "config.json").is_file() and not any(network.glob("*.safetensors"))
+
+
+def _snapshot(hub_id: str, patterns: Sequence[str], ignored: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -87,9 +107,8 @@ def download(hub_id: str, patterns: Sequence[str]) -> Path:
         raise ExportError(
             f"{hub_id} is no folder here, and downloading it needs: pip install huggingface-hub"
         ) from None
-    ignored = ["*non_ema*", "*.fp16.safetensors"]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=ignored))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=list(ignored)))
     except LocalEntryNotFoundError:
         raise ExportError(
             f"{hub_id} is no folder here, was not downloaded before, and the hub is out of reach"

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from export import companion_networks, specs
 from export.binding import detach
 from export.checkpoint import Checkpoint
+from export.folders import variant_of
 from export.style_input import StyledUNet
 from export.wrappers import ControlledUNet, PenultimateTextEncoder, TextEncoder, UNet, VaeDecoder, VaeEncoder
 
@@ -107,7 +108,8 @@ def _trained(component: str, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.M
     folder = checkpoint.folder_of(component)
     if component in checkpoint.companions:
         return companion_networks.trained(component, folder, checkpoint.configs[component], dtype)
-    return _CLASSES.get(component, ControlNetModel).from_pretrained(folder, torch_dtype=dtype)  # type: ignore[no-any-return]
+    kind = _CLASSES.get(component, ControlNetModel)
+    return kind.from_pretrained(folder, torch_dtype=dtype, variant=variant_of(folder))  # type: ignore[no-any-return]
 
 
 def _untrained(component: str, checkpoint: Checkpoint, precision: specs.Precision) -> nn.Module:

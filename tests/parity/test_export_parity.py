@@ -173,6 +173,20 @@ def test_architecture_nobody_prepared_is_traced_and_equals_torch(
     assert verify(graph, tmp_path / "model.onnx", tiny, precision)
 
 
+def test_weights_that_are_called_half_precise_are_compared_with_torchs_of_the_same_file(
+    demo: Checkpoint, tmp_path: Path
+) -> None:
+    for part in demo.folder.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "text_encoder").unlink()
+    folder = shutil.copytree(demo.folder / "text_encoder", tmp_path / "text_encoder")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    checkpoint = open_checkpoint(str(tmp_path))
+    path = bind_committed(checkpoint, "text_encoder", specs.Precision.FP32, tmp_path)
+
+    assert verify(graph_of(checkpoint, "text_encoder"), path, checkpoint, specs.Precision.FP32)
+
+
 CENTRE = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [8.4927, 5.9022, 6.5498, 5.2299]}
 """Of Playground v2.5's VAE."""
 

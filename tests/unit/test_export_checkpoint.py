@@ -1,6 +1,7 @@
 """What is accepted as a checkpoint, and what its digest depends on."""
 
 import json
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import onnx
 import pytest
 from export_checkpoints import SD15_BLOCKS, TENSORS, change_config, projections, write_checkpoint, write_json
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
+from export.folders import variant_of
 from export.graph_cache import SHIPPED, GraphCache, file_name
 from export.specs import FAMILIES, STYLE_RANK, Architecture, Precision, Projection, TextEncoder, graphs_of
 from export.weights import Weights
@@ -72,6 +75,57 @@ def test_hub_that_cannot_be_reached_is_said_in_a_sentence(monkeypatch: pytest.Mo
 
     with pytest.raises(ExportError, match="someone/model is no folder here, .* the hub is out of reach"):
         open_checkpoint("someone/model")
+
+
+def hub_of(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes ``source`` what the hub holds; returns the names of all that is downloaded of it."""
+    downloaded: list[str] = []
+
+    def download(hub_id: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, cache / name)
+            downloaded.append(name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return downloaded
+
+
+def test_hub_id_with_half_precision_weights_alone_is_downloaded_with_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in list(folder.rglob("*.safetensors")):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    downloaded = hub_of(folder, tmp_path / "cache", monkeypatch)
+
+    checkpoint = open_checkpoint("someone/model")
+
+    assert variant_of(checkpoint.folder / "unet") == "fp16"
+    assert len(downloaded) == len(set(downloaded))
+
+
+def test_hub_id_with_both_kinds_of_weights_is_downloaded_without_the_half_precise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in list(folder.rglob("*.safetensors")):
+        shutil.copyfile(path, path.with_suffix(".fp16.safetensors"))
+    downloaded = hub_of(folder, tmp_path / "cache", monkeypatch)
+
+    checkpoint = open_checkpoint("someone/model")
+
+    assert variant_of(checkpoint.folder / "unet") is None
+    assert not [name for name in downloaded if "fp16" in name]
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": None}, {"weight_map": {}}])
+def test_index_that_names_no_weights_is_refused(folder: Path, index: dict[str, object]) -> None:
+    (folder / UNET_FILE).unlink()
+    write_json(folder / f"{UNET_FILE}.index.json", index)
+
+    with pytest.raises(ExportError, match=r"safetensors\.index\.json names no weights"):
+        open_checkpoint(str(folder))
 
 
 def test_other_pipelines_are_refused_by_name(folder: Path) -> None:
