@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from export import to_fp8
 from export.binding import bind
 from export.checkpoint import Checkpoint
+from export.description import BOS_TOKEN, EOS_TOKEN, pad_ids_of, vocabulary_of
 from export.errors import ExportError
 from export.session import Session
 
@@ -40,7 +41,7 @@ def calibrated(
         text, watched = Path(folder) / "text.onnx", Path(folder) / "unet.onnx"
         bind(encoder, checkpoint.weights("text_encoder"), text)
         bind(to_fp8.watched(unet), tensors, watched)
-        states = Session(text).run({"input_ids": _random_prompts(checkpoint)})["last_hidden_state"]
+        states = Session(text).run({"input_ids": random_prompts(checkpoint)})["last_hidden_state"]
         runs = _painted(Session(watched), checkpoint, states, _style(unet))
     return {name: _HEADROOM * value for name, value in to_fp8.largest_inputs(unet, runs).items()}
 
@@ -74,13 +75,20 @@ def _clean_and_noise(x: Floats, predicted: Floats, kept: float, kind: str) -> tu
     return (x - s * predicted) / a, predicted
 
 
-def _random_prompts(checkpoint: Checkpoint) -> NDArray[np.int64]:
-    """[1 + PICTURES, 77] token ids: an empty prompt, then prompts of a few tokens each."""
-    config = checkpoint.configs["text_encoder"]
+def random_prompts(checkpoint: Checkpoint) -> NDArray[np.int64]:
+    """[1 + PICTURES, 77] token ids: an empty prompt, then prompts of a few tokens each.
+
+    The ends are the vocabulary's: SD 1.5's config of the text encoder, as published, names other ids.
+    """
+    vocabulary = vocabulary_of(checkpoint.folder / "tokenizer")
+    if missing := {BOS_TOKEN, EOS_TOKEN} - vocabulary.keys():
+        raise ExportError(f"{checkpoint.folder}/tokenizer has no {' and no '.join(sorted(missing))}")
+    end = vocabulary[EOS_TOKEN]
     draw = np.random.default_rng(0)
-    ids = np.full((1 + PICTURES, 77), config["eos_token_id"], np.int64)
-    ids[:, 0] = config["bos_token_id"]
-    ids[1:, 1 : 1 + WORDS] = draw.integers(0, config["bos_token_id"], (PICTURES, WORDS))
+    ids = np.full((1 + PICTURES, 77), pad_ids_of(checkpoint).get("text_encoder", end), np.int64)
+    ids[:, 0] = vocabulary[BOS_TOKEN]
+    ids[0, 1] = ids[1:, 1 + WORDS] = end
+    ids[1:, 1 : 1 + WORDS] = draw.integers(0, len(vocabulary) - 2, (PICTURES, WORDS))
     return ids
 
 

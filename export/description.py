@@ -19,6 +19,7 @@ from export.folders import read_json
 FORMAT: Final = 1
 DESCRIPTION_FILE: Final = "remarque.json"
 PARTS_FILE: Final = "weights.json"
+BOS_TOKEN: Final = "<|startoftext|>"
 EOS_TOKEN: Final = "<|endoftext|>"
 _PREVIEW_LATENTS: Final = (8, 4, 16, 16)
 _PREVIEW_SEED: Final = 7
@@ -48,7 +49,7 @@ def describe(checkpoint: Checkpoint, graphs: Sequence[specs.Graph], name: str, d
         "size_step_px": architecture.latent_multiple * architecture.vae_scale_factor,
         "layers": layers_of(checkpoint),
         **styles_of(graphs),
-        **_padding(checkpoint),
+        **({"pad_ids": padding} if (padding := pad_ids_of(checkpoint)) else {}),
         **_second_encoder(checkpoint),
         **({"controls": list(architecture.controls)} if architecture.controls else {}),
         **({"inpainting": True} if architecture.is_inpainting else {}),
@@ -134,7 +135,7 @@ def vocabulary_of(folder: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _padding(checkpoint: Checkpoint) -> dict[str, Any]:
+def pad_ids_of(checkpoint: Checkpoint) -> dict[str, int]:
     """What text encoders pad with other than the end token: "!" for SD 2.x's, and for the second of SDXL's."""
     pad_ids = {}
     for encoder in checkpoint.architecture.encoders:
@@ -144,7 +145,7 @@ def _padding(checkpoint: Checkpoint) -> dict[str, Any]:
             raise ExportError(f"{folder} pads with {token!r}, which its vocabulary has not")
         if token != EOS_TOKEN:
             pad_ids[encoder.component] = vocabulary[token]
-    return {"pad_ids": pad_ids} if pad_ids else {}
+    return pad_ids
 
 
 def _pad_token(folder: Path) -> str:

@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from export_checkpoints import change_config, write_checkpoint, write_json
 from onnx import TensorProto, helper
 
 from export.binding import ask, bind
+from export.calibration import WORDS, random_prompts
+from export.checkpoint import open_checkpoint
+from export.errors import ExportError
 from export.session import Session
 from export.to_fp8 import LARGEST, EightBit, largest_inputs, layers_of, quantised, watched
 
@@ -126,3 +130,35 @@ def test_weights_take_a_byte_each(tmp_path: Path, largest: dict[str, float]) -> 
 
 def test_a_tensor_that_the_checkpoint_has_not_is_not_made_up() -> None:
     assert "mid.other.weight#e4m3" not in EightBit(WEIGHTS)
+
+
+def test_random_prompts_end_as_the_vocabulary_says_whatever_the_published_config_does(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    change_config(folder, "text_encoder", bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    words = {f"{number}</w>": number for number in range(5)}
+    write_json(folder / "tokenizer" / "vocab.json", {**words, "<|startoftext|>": 5, "<|endoftext|>": 6})
+
+    ids = random_prompts(open_checkpoint(str(folder)))
+
+    assert ids[0].tolist() == [5] + [6] * 76
+    assert set(ids[:, 0]) == {5} and set(ids[1:, 1 + WORDS :].flat) == {6}
+    assert set(ids[1:, 1 : 1 + WORDS].flat) <= set(range(5))
+
+
+def test_random_prompts_are_padded_as_the_checkpoint_pads(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    write_json(folder / "tokenizer" / "vocab.json", {"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3})
+    write_json(folder / "tokenizer" / "tokenizer_config.json", {"pad_token": "!"})
+
+    ids = random_prompts(open_checkpoint(str(folder)))
+
+    assert ids[0].tolist() == [2, 3] + [0] * 75
+    assert ids[1, 1 + WORDS :].tolist() == [3] + [0] * (75 - WORDS)
+
+
+def test_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    write_json(folder / "tokenizer" / "vocab.json", {"a</w>": 0, "<|startoftext|>": 1})
+
+    with pytest.raises(ExportError, match=r"tokenizer has no <\|endoftext\|>"):
+        random_prompts(open_checkpoint(str(folder)))
