@@ -143,6 +143,12 @@ def _rows(said: str) -> int:
     return int(said)
 
 
+def _count(said: str) -> int:
+    if not said.isdecimal():
+        raise argparse.ArgumentTypeError(f"{said} is no count; a whole number from 0 on is expected")
+    return int(said)
+
+
 def _size(said: str) -> tuple[int, int]:
     width, _, height = said.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
@@ -206,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         help="on a CPU; auto, the default, is OpenVINO in the fastest precision this CPU computes in; "
         "triton-onnxruntime is for servers that bring that backend",
     )
-    add("--threads", type=int, default=0, metavar="N", help="of each model on a CPU (default: every core)")
+    add("--threads", type=_count, default=0, metavar="N", help="of each model on a CPU (default: every core)")
     add(
         "--sm",
         nargs="+",
@@ -217,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--style-rank",
-        type=int,
+        type=_count,
         default=STYLE_RANK,
         metavar="N",
         help="up to which rank a style travels with its row (default: %(default)s); 0 builds a UNet without styles",

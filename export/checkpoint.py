@@ -173,7 +173,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     _check_classes(folder, family, configs)
     for component in CLASSES[family]:
         weight_files(folder / component)
-    name = said.get("_name_or_path", "")
+    name = str(said.get("_name_or_path") or "")
     return Checkpoint(folder, name if _NAME.fullmatch(name) else folder.name, configs, family)
 
 

@@ -13,7 +13,7 @@ from export.weights import Weights
 WEIGHT_FILES: Final = ("diffusion_pytorch_model", "model")
 """How the files are called, without their ending."""
 _FP16: Final = ".fp16.safetensors"
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID: Final = re.compile(r"(?!.*(?:--|\.\.|\.git$))[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]{0,94}\w)?")
 _OLD_VAE_NAMES: Final[Mapping[str, str]] = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
@@ -83,7 +83,7 @@ def _todays_name(stored: str) -> str | None:
 
 
 def is_hub_id(said: str) -> bool:
-    """Whether it has the form owner/name."""
+    """Whether it has the form owner/name, as the hub allows it."""
     return _HUB_ID.fullmatch(said) is not None
 
 

@@ -85,6 +85,17 @@ def test_options_that_would_have_no_effect_are_refused(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--style-rank", "--threads"])
+def test_counts_below_zero_are_refused(
+    checkpoint: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(checkpoint, tmp_path / "models", f"{option}=-1"))
+
+    assert ended.value.code == 2
+    assert f"argument {option}: -1 is no count" in capsys.readouterr().err
+
+
 def test_disk_that_fills_up_while_building_ends_with_a_sentence(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

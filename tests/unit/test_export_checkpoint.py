@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from export_checkpoints import SD15_BLOCKS, TENSORS, change_config, projections, write_checkpoint, write_json
-from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from safetensors.numpy import save_file
 
 from export.checkpoint import COMPONENTS, open_checkpoint
 from export.errors import ExportError
-from export.folders import variant_of
+from export.folders import is_hub_id, variant_of
 from export.graph_cache import SHIPPED, GraphCache, file_name
 from export.specs import FAMILIES, STYLE_RANK, Architecture, Precision, Projection, TextEncoder, graphs_of
 from export.weights import Weights
@@ -42,9 +42,16 @@ def test_diffusers_folder_is_read_with_its_architecture(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("said", "name"),
-    [("remarque-demo", "remarque-demo"), ("owner/model", "owner/model"), ("/home/someone/model", "checkpoint")],
+    [
+        ("remarque-demo", "remarque-demo"),
+        ("owner/model", "owner/model"),
+        ("/home/someone/model", "checkpoint"),
+        (None, "checkpoint"),
+    ],
 )
-def test_checkpoint_is_called_what_its_index_says_unless_that_is_a_path(folder: Path, said: str, name: str) -> None:
+def test_checkpoint_is_called_what_its_index_says_unless_that_is_a_path(
+    folder: Path, said: str | None, name: str
+) -> None:
     write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", "_name_or_path": said})
 
     assert open_checkpoint(str(folder)).name == name
@@ -53,6 +60,23 @@ def test_checkpoint_is_called_what_its_index_says_unless_that_is_a_path(folder: 
 def test_path_that_is_neither_folder_nor_hub_id_is_refused() -> None:
     with pytest.raises(ExportError, match="is neither a folder nor a hub id"):
         open_checkpoint("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("owner/name", "o/n", "Owner_1/sd-v1.5_x", "owner/name_", f"o/{'n' * 96}"),
+        *("models/sd--v1", "models/sd-v1.", "models/sd-v1-", "models./sd", "a/b..c", "owner/name.git", f"o/{'n' * 97}"),
+    ],
+)
+def test_hub_id_is_what_the_hub_takes_for_one(said: str) -> None:
+    try:
+        validate_repo_id(said)
+    except HFValidationError:
+        with pytest.raises(ExportError, match="is neither a folder nor a hub id"):
+            open_checkpoint(said)
+    else:
+        assert is_hub_id(said)
 
 
 def test_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
