@@ -6,7 +6,6 @@ from pathlib import Path
 
 from orchestrator.errors import InvalidInput
 from orchestrator.imaging.inspection import describe, read
-from orchestrator.imaging.signing_key import roots_in
 
 DESCRIPTION = """
 Prints the metadata of a PNG, JPEG or WebP picture (EXIF, XMP, generation parameters) and judges its
@@ -32,10 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page; gives 1 where the manifest is broken, else 0."""
-    trust_anchors = None if args.trust is None else roots_in(_bytes_of(args.trust), str(args.trust))
+    trust_anchors = None if args.trust is None else _roots_at(args.trust)
     inspection = read(_bytes_of(args.picture), trust_anchors)
     sys.stdout.write(describe(inspection))
     return 1 if inspection.is_broken else 0
+
+
+def _roots_at(path: Path) -> bytes:
+    from orchestrator.imaging.signing_key import roots_in  # cryptography, which no other inspection needs
+
+    return roots_in(_bytes_of(path), str(path))
 
 
 def _bytes_of(path: Path) -> bytes:
