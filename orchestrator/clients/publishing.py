@@ -92,11 +92,14 @@ class Publisher:
             return "lost"
         while True:
             left_s = deadline - time.monotonic()
+            was_blocked = self._link.blocked
             try:
                 return receipt.outcome.result(max(0.0, min(self._confirm_timeout_s, left_s)))
             except TimeoutError:
-                if self._link.blocked and left_s > self._confirm_timeout_s:
-                    continue  # another connection would be blocked as well, and the message would be there twice
+                if (was_blocked or self._link.blocked) and left_s > self._confirm_timeout_s:
+                    # Another connection would be blocked as well, and the message would be there twice. A broker that
+                    # unblocks has a whole wait from then on.
+                    continue
                 self._why = f"no confirm came within {self._confirm_timeout_s:g} s"
                 self._link.drop(epoch, self._why)
                 return "silent"

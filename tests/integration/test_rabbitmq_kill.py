@@ -73,11 +73,11 @@ def test_every_message_that_was_confirmed_outlives_a_kill_of_the_broker(
 def test_publisher_waits_while_the_broker_is_short_of_memory(
     killable_rabbitmq: RabbitMQ, queues: Queues, open_broker: Open
 ) -> None:
-    broker = open_broker(killable_rabbitmq.url, queues, confirm_timeout_s=0.2, deadline_s=60)
+    broker = open_broker(killable_rabbitmq.url, queues, confirm_timeout_s=1, deadline_s=60)
     broker.start()
     broker.publish(queues.work, b"{}", message_id="before")
     killable_rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-    relieved = threading.Timer(0.5, killable_rabbitmq.ctl, ("set_vm_memory_high_watermark", "0.4"))
+    relieved = threading.Timer(2.5, killable_rabbitmq.ctl, ("set_vm_memory_high_watermark", "0.4"))
     relieved.start()
     broker.publish(queues.work, b"{}", message_id="while it is short")
     relieved.join()

@@ -167,6 +167,27 @@ def test_blocked_connection_is_waited_for_and_not_cut(link: ScriptedLink, channe
     assert (len(channel.published), link.dropped) == (1, [])
 
 
+def test_broker_that_unblocks_has_a_whole_wait_for_its_confirm(channel: ScriptedChannel) -> None:
+    class Unblocks(ScriptedLink):
+        looks = 0
+
+        @property  # type: ignore[override]
+        def blocked(self) -> str:
+            self.looks += 1
+            if self.looks == 2:  # the second wait begins
+                channel.answers(Ack, 1)
+            return "low on memory" if self.looks == 1 else ""
+
+        @blocked.setter
+        def blocked(self, why: str) -> None: ...
+
+    link = Unblocks()
+    sending = publisher(link, confirm_timeout_s=0.05)
+    link.open(channel)
+    sending.publish("q", b"{}", message_id="m-1", headers={})
+    assert (len(channel.published), link.dropped) == (1, [])
+
+
 def test_only_the_message_without_a_queue_is_reported(link: ScriptedLink, channel: ScriptedChannel) -> None:
     def bounce() -> None:
         target, message_id = channel.published[-1]
