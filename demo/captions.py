@@ -7,9 +7,9 @@ to read and what the scorer checks.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from demo.scenes import Scene, Thing
+from demo.scenes import Scene, Thing, usual
 from demo.wordings import (
     BIRD_WORDS,
     CLOSINGS,
@@ -90,6 +90,17 @@ def thing_side(thing: Thing, scene: Scene) -> str | None:
     return scene.side if first else {"left": "right", "right": "left", "centre": "centre"}[scene.side]
 
 
+def say_places(claims: Claims, scene: Scene) -> Claims:
+    """The claims, and where things are that are not in their usual place (`scenes.usual`)."""
+    habit = usual(scene)
+    light_side = scene.light_side if claims.light and scene.light_side != habit.light_side else claims.light_side
+    if scene.side == habit.side:
+        return replace(claims, light_side=light_side)
+    standing = {thing.kind: thing_side(thing, scene) for thing in scene.things if thing.count == 1}
+    things = tuple(replace(claim, side=claim.side or standing.get(claim.kind)) for claim in claims.things)
+    return replace(claims, light_side=light_side, things=things)
+
+
 def caption(scene: Scene, rng: random.Random) -> str:
     """A caption for `scene`, worded by lot; one in ten is empty, for guidance."""
     return captioned(scene, rng)[0]
@@ -102,7 +113,7 @@ def captioned(scene: Scene, rng: random.Random) -> tuple[str, Claims]:
         return "", Claims()
     if lot < EMPTY_SHARE + 0.02:
         return " ".join(_stray(rng) for _ in range(rng.randint(1, 6))), Claims()
-    claims = choose_claims(scene, rng)
+    claims = say_places(choose_claims(scene, rng), scene)
     return word(claims, rng), claims
 
 

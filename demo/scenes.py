@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TIMES = ("day", "dawn", "dusk", "night")
 WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
@@ -72,16 +72,13 @@ def random_scene(rng: random.Random) -> Scene:
         side = rng.choice(("left", "right"))
     light = _random_light(rng, time, weather)
     balloons = sum(thing.count for thing in things if thing.kind == "balloon")
-    light_sides = [place for place in SIDES if balloons == 0 or (place == "centre") == (balloons == 2)]
-    if balloons == 1:
-        light_sides = [_opposite(side) if things[0].kind == "balloon" else side]
     return Scene(
         time=time,
         weather=weather,
         ground=ground,
         mountains=rng.random() < 0.3,
         light="none" if balloons == 3 else light,
-        light_side=rng.choice(light_sides),
+        light_side=rng.choice(_light_sides(things, side)),
         birds=rng.random() < 0.25,
         things=things,
         side=side,
@@ -89,16 +86,37 @@ def random_scene(rng: random.Random) -> Scene:
     )
 
 
+def _light_sides(things: tuple[Thing, ...], side: str) -> list[str]:
+    """Where the sun or moon may be without a balloon before it."""
+    balloons = sum(thing.count for thing in things if thing.kind == "balloon")
+    if balloons == 1:
+        return [_opposite(side) if things[0].kind == "balloon" else side]
+    return [place for place in SIDES if balloons == 0 or (place == "centre") == (balloons == 2)]
+
+
 def _opposite(side: str) -> str:
     return {"left": "right", "centre": "left", "right": "left"}[side]
 
 
+def usual(scene: Scene) -> Scene:
+    """The scene with everything where it stands when nobody says where.
+
+    A single object stands in the middle; of two kinds the one that comes first in `KINDS` stands left; the sun or moon
+    is on the right. A caption that leaves places open thus describes one picture, not the mean of several.
+    """
+    side = "centre"
+    if len(scene.things) == 2:
+        side = "left" if KINDS.index(scene.things[0].kind) < KINDS.index(scene.things[1].kind) else "right"
+    return replace(scene, side=side, light_side=_light_sides(scene.things, side)[-1])
+
+
 def training_scene(rng: random.Random) -> Scene:
-    """A scene drawn by lot that is not held out."""
+    """A scene drawn by lot that is not held out; every other one, and each whose places no words tell, is `usual`."""
     while True:
         scene = random_scene(rng)
         if not held_out(scene):
-            return scene
+            unspeakable = len(scene.things) == 2 and any(thing.count > 1 for thing in scene.things)
+            return usual(scene) if unspeakable or rng.random() < 0.5 else scene
 
 
 def _random_light(rng: random.Random, time: str, weather: str) -> str:

@@ -38,6 +38,8 @@ last noise level would otherwise tell the model the picture's brightness, and sa
 WRONG_CAPTIONS = 0.25
 """Share of wrong captions among the noisiest steps. It makes a caption weigh about a quarter less there, so that the
 usual guidance scale of 7.5 acts as about 5 does otherwise: at full weight it drives flat colours out of gamut."""
+NOISIER = 0.5
+"""Share of the timesteps that are drawn from the noisier half alone, where the scene is decided."""
 SMALL_SHARE = 0.45
 """Share of the time given to small pictures alone."""
 
@@ -108,6 +110,12 @@ def noise_like(latents: Tensor) -> Tensor:
     )
 
 
+def draw_timesteps(size: int) -> Tensor:
+    """Timesteps [size]: all alike, with `NOISIER` more of those from 500 on."""
+    low = 500 * (torch.rand(size) < NOISIER).long()
+    return low + (torch.rand(size) * (1000 - low)).long()
+
+
 def mistake_captions(
     texts: list[str], timesteps: Tensor, rng: random.Random, most: float = WRONG_CAPTIONS
 ) -> list[str]:
@@ -160,7 +168,7 @@ class Scenes(Teacher):
     def lesson(self, spent: float) -> Lesson:
         shape, size = choose_shape(self.pool, spent, self.shared)
         latents, texts = self.pool.batch(shape, size, self.own)
-        timesteps = torch.randint(0, 1000, (size,))
+        timesteps = draw_timesteps(size)
         text = self.read(mistake_captions(texts, timesteps, self.own))
         return Lesson(velocity_loss(self.unet, latents, timesteps, text, self.alphas), shape, size)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from demo.captions import Claims, ThingClaim, captioned, choose_claims, plain_words
 from demo.latents import RAW_SPREAD, block_latents, colours
-from demo.painting import draw
-from demo.scenes import Scene, Thing, held_out, random_scene, training_scene
+from demo.painting import draw, places
+from demo.scenes import Scene, Thing, held_out, random_scene, training_scene, usual
 from demo.train_tokenizer import byte_letters, learn_merges
 
 EVENING = Scene("dusk", "clear", "sea", False, "sun", "left", False, (Thing("boat", "red"),), "right", 5)
@@ -46,6 +46,30 @@ def test_captions_claim_only_what_the_scene_shows() -> None:
         assert claims.time in (None, scene.time)
         assert claims.light in (None, scene.light)
         assert {claim.kind for claim in claims.things} <= {thing.kind for thing in scene.things}
+
+
+def test_places_that_a_caption_leaves_open_are_the_usual_ones() -> None:
+    rng = random.Random(4)
+    told = 0
+    for _ in range(600):
+        scene = training_scene(rng)
+        text, claims = captioned(scene, rng)
+        if scene.side != usual(scene).side:
+            assert all(claim.side for claim in claims.things if claim.count == 1), text
+            told += bool(claims.things)
+        if claims.light and scene.light_side != usual(scene).light_side:
+            assert claims.light_side == scene.light_side, text
+
+    assert told > 60
+
+
+def test_of_two_kinds_the_first_of_the_list_stands_left_by_itself() -> None:
+    for things in ((Thing("tree", "red"), Thing("boat", "blue")), (Thing("boat", "blue"), Thing("balloon", "red", 2))):
+        scene = usual(Scene("day", "clear", "sea", False, "none", "left", False, things, "centre", 5))
+        at = {thing.kind: across for thing, across, _ in reversed(places(scene))}
+        assert at["boat"] < 0.5
+    alone = usual(Scene("day", "clear", "sea", False, "none", "left", False, (Thing("boat", "blue"),), "left", 5))
+    assert [across for _, across, _ in places(alone)] == [0.5]
 
 
 def test_one_caption_in_ten_is_empty_and_claims_nothing() -> None:
