@@ -122,6 +122,14 @@ def _text(value: object) -> str:
     if not isinstance(value, bytes):
         return ""
     if value.startswith(_UNICODE):
-        comment = value.removeprefix(_UNICODE)
-        return comment.decode("utf-16-le" if comment[1:2] == b"\0" else "utf-16-be", "replace")
+        return _utf_16(value.removeprefix(_UNICODE))
     return value.removeprefix(_ASCII).decode("utf-8", "replace").rstrip("\0 ")
+
+
+def _utf_16(comment: bytes) -> str:
+    """Gives the text in whichever byte order has more of it in ASCII; EXIF does not say which one a comment is in.
+
+    One letter does not tell: 가 is AC 00, which looks like the other order.
+    """
+    texts = [comment.decode(order, "replace") for order in ("utf-16-be", "utf-16-le")]
+    return max(texts, key=lambda text: sum(letter.isascii() for letter in text)).removeprefix("\ufeff")

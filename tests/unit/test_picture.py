@@ -204,6 +204,26 @@ def test_awkward_prompts_are_signed(picture_format: PictureFormat, prompt: str, 
 
 
 @pytest.mark.parametrize("picture_format", FORMATS)
+@pytest.mark.parametrize("prompt", ["가을 바다", "一 pine", "Āmber", "\u3000sea"])
+def test_prompt_whose_first_letter_looks_like_the_other_byte_order_is_read_back(
+    picture_format: PictureFormat, prompt: str, key: SigningKey
+) -> None:
+    found = read(encode(pixels(), replace(MADE, prompt=prompt), picture_format, key))
+    assert found.parameters == found.exif["UserComment"]
+    assert found.parameters.startswith(prompt.strip())
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_comments_of_other_software_are_read_in_either_byte_order(order: str, mark: str) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + f"{mark}가을 sea\nSteps: 20".encode(order)
+    plain = io.BytesIO()
+    Image.fromarray(pixels()).save(plain, "JPEG", exif=exif)
+    assert read(plain.getvalue()).parameters == "가을 sea\nSteps: 20"
+
+
+@pytest.mark.parametrize("picture_format", FORMATS)
 def test_prompt_of_10_kb_is_kept_whole(picture_format: PictureFormat, key: SigningKey) -> None:
     prompt = "바다 and the sea, " * 500
     found = read(encode(pixels(), replace(MADE, prompt=prompt), picture_format, key))
