@@ -11,8 +11,8 @@ DESCRIPTION = """
 Prints the metadata of a PNG, JPEG or WebP picture (EXIF, XMP, generation parameters) and judges its
 Content Credentials (C2PA).
 
-The exit code is 0 where the manifest validates or there is none, and 1 where it is broken: the
-picture or its manifest was changed after it was signed.
+The exit code is 0 where the manifest validates, there is none or only its certificate ran out, and
+1 where it is broken: the picture or its manifest was changed after it was signed.
 """
 
 

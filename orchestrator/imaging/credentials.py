@@ -13,11 +13,15 @@ from orchestrator.errors import GenerationFailed
 from orchestrator.imaging.provenance import Provenance, clean, record
 
 RECORD_LABEL: Final = "remarque.generation"
-State = Literal["trusted", "untrusted", "tampered", "absent"]
+State = Literal["trusted", "untrusted", "expired", "tampered", "absent"]
 
 # Nothing is fetched: a manifest may name any address of our network as its home.
 _OFFLINE: Final[Mapping[str, object]] = {"remote_manifest_fetch": False, "ocsp_fetch": False}
+# Purposes of certificates beside emailProtection, the only one that the library takes when it is told of none: C2PA's
+# own claim signing, which the authorities of its trust list issue for, document signing and Microsoft's.
+_PURPOSES: Final = "1.3.6.1.4.1.62558.2.1\n1.3.6.1.5.5.7.3.36\n1.3.6.1.4.1.311.76.59.1.9\n"
 _UNTRUSTED: Final = "signingCredential.untrusted"
+_EXPIRED: Final = "signingCredential.expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Credentials:
     """What a manifest says and whether to believe it.
 
     ``trusted`` validates and its signer descends from a trust anchor; ``untrusted`` validates but anybody may have
-    signed; ``tampered`` is broken: the picture or the manifest changed after the signing; ``absent`` is no manifest.
+    signed; ``expired`` is unchanged too, but its certificate ran out since, or before; ``tampered`` is broken: the
+    picture or the manifest changed after the signing; ``absent`` is no manifest.
     """
 
     state: State
@@ -51,7 +56,11 @@ def sign(data: bytes, mime_type: str, provenance: Provenance, key: SigningKey) -
     """Gives the file with its manifest embedded and validated; to be called last, any later edit breaks it."""
     import c2pa
 
-    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {**_OFFLINE, "verify_after_sign": True}}
+    settings = {
+        "builder": {"thumbnail": {"enabled": False}},
+        "verify": {**_OFFLINE, "verify_after_sign": True},
+        "trust": {"trust_config": _PURPOSES},
+    }
     signed = io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo(key.algorithm, key.certificates, key.private_key, None)
@@ -72,9 +81,10 @@ def verify(data: bytes, mime_type: str, trust_anchors: bytes | None = None) -> C
         return Credentials(state="absent")
     import c2pa
 
-    settings: dict[str, object] = {"verify": {**_OFFLINE, "verify_trust": True}}
+    trust = {"trust_config": _PURPOSES}
     if trust_anchors is not None:
-        settings["trust"] = {"trust_anchors": trust_anchors.decode("ascii", "replace")}
+        trust["trust_anchors"] = trust_anchors.decode("ascii", "replace")
+    settings = {"verify": {**_OFFLINE, "verify_trust": True}, "trust": trust}
     try:
         with (
             c2pa.Context.from_dict(settings) as context,
@@ -116,13 +126,15 @@ def _verdict(store: Mapping[str, Any]) -> Credentials:
     actions = (assertions.get("c2pa.actions.v2") or {}).get("actions", [])
     signature = manifest.get("signature_info", {})
     problems = [part for part in store.get("validation_status") or [] if part.get("code") != _UNTRUSTED]
+    ran_out = {part.get("code") for part in problems} == {_EXPIRED}
+    found = assertions.get(RECORD_LABEL)
     return Credentials(
-        state=states.get(store.get("validation_state", ""), "tampered"),
+        state="expired" if ran_out else states.get(store.get("validation_state", ""), "tampered"),
         signer=signature.get("common_name") or "",
         issuer=signature.get("issuer") or "",
         algorithm=signature.get("alg") or "",
         problems=tuple(f"{part.get('code')}: {part.get('explanation', '')}" for part in problems),
-        record=assertions.get(RECORD_LABEL) or {},
+        record=found if isinstance(found, dict) else {},
         actions=tuple(part.get("action", "") for part in actions),
         digital_source_type=next((part["digitalSourceType"] for part in actions if "digitalSourceType" in part), ""),
     )

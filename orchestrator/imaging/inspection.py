@@ -19,6 +19,7 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _VERDICTS: Final[Mapping[State, str]] = {
     "trusted": "valid, and the signer is trusted",
     "untrusted": "valid, but the signer is on no trust list given here",
+    "expired": "unchanged, but the signer's certificate ran out, and nothing tells when it signed",
     "tampered": "BROKEN: the picture or its manifest was changed after it was signed",
     "absent": "none: nothing proves what the metadata says",
 }
@@ -100,8 +101,10 @@ def _section(title: str, fields: Mapping[str, object]) -> Iterator[str]:
     """Gives a heading and one line per field, long texts indented below it; a section without fields says so."""
     yield ""
     yield title if fields else f"{title}: none"
-    width = max((len(name) + 2 for name in fields if name), default=0)
-    for name, value in fields.items():
+    # A name that a stranger chose must not begin a line of its own, which could repeat any verdict.
+    named = [(" ".join(clean(name).split()), value) for name, value in fields.items()]
+    width = max((len(name) + 2 for name, _ in named if name), default=0)
+    for name, value in named:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         first, *rest = clean(shown).split("\n")
         yield f"  {name:<{width}}{first}"
