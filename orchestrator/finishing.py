@@ -96,8 +96,14 @@ class Finishing:
             artist_id=job.artist_id,
             artist_name=job.artist_name,
             mock=self.mock,
+            composite=_keeps_source(plan) and not self.mock,
             extra=_extra(plan),
         )
+
+
+def _keeps_source(plan: Plan) -> bool:
+    """Whether something of a picture that the job brought is left; the mock draws over all of it."""
+    return plan.source is not None and (plan.source.mask is not None or plan.source.strength < 1.0)
 
 
 def _extra(plan: Plan) -> dict[str, str | int | float]:
@@ -111,4 +117,12 @@ def _extra(plan: Plan) -> dict[str, str | int | float]:
         base, last = plan.passes[0], plan.passes[-1]
         extra["Base size"] = f"{base.width_px}x{base.height_px}"
         extra["Denoising strength"] = last.strength
+    if plan.source is not None:
+        extra["Denoising strength"] = plan.source.strength
+        extra["Source digest"] = plan.source.sha256
+    for number, control in enumerate(plan.controls):
+        # As A1111's extension writes it, and reads it back.
+        window = f"Guidance Start: {control.start:g}, Guidance End: {control.end:g}"
+        extra[f"ControlNet {number}"] = f"Model: {control.name}, Weight: {control.scale:g}, {window}"
+        extra[f"ControlNet {number} digest"] = control.sha256
     return extra
