@@ -31,7 +31,9 @@ BROKEN = (
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def decode(data: bytes, what: str, formats: Sequence[str], refusal: type[Refused]) -> Image.Image:
+def decode(
+    data: bytes, what: str, formats: Sequence[str], refusal: type[Refused], *, most_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Gives the decoded first frame, upright; every refusal is a ``refusal`` whose sentence begins with ``what``.
 
     Only the named Pillow ``formats`` are tried. Size is judged from the header, so a 27 kB file of 15000x15000 pixels
@@ -41,12 +43,12 @@ def decode(data: bytes, what: str, formats: Sequence[str], refusal: type[Refused
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except _BOMB as error:
-        raise refusal(f"{what} has more than {MAX_PIXELS} pixels; at most that many are decoded") from error
+        raise refusal(f"{what} has more than {most_pixels} pixels; at most that many are decoded") from error
     except BROKEN as error:
         raise refusal(f"{what} of {len(data)} bytes is not an image; {named} are read") from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > most_pixels:
         size = f"{image.width}x{image.height} px"
-        raise refusal(f"{what} is {size}; at most {MAX_PIXELS} pixels are decoded")
+        raise refusal(f"{what} is {size}; at most {most_pixels} pixels are decoded")
     try:
         if _is_animated(image):
             raise refusal(f"{what} is an animated {image.format}; a still image is needed")

@@ -15,6 +15,8 @@ from orchestrator.imaging.provenance import clean
 from orchestrator.imaging.xmp import xmp_fields
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
+# Staged rooms are as large as their photographs, 50 megapixels; from 89.5 on Pillow itself warns.
+MAX_PIXELS: Final = 89_000_000
 
 _VERDICTS: Final[Mapping[State, str]] = {
     "trusted": "valid, and the signer is trusted",
@@ -49,7 +51,7 @@ def read(data: bytes, trust_anchors: bytes | None = None) -> Inspection:
 
     ``trust_anchors`` are root certificates in PEM; without them no signer is trusted.
     """
-    image = decode(data, "picture", FORMATS, InvalidInput)
+    image = decode(data, "picture", FORMATS, InvalidInput, most_pixels=MAX_PIXELS)
     picture_format = "JPEG" if image.format == "MPO" else str(image.format)
     exif = _exif(image)
     text = image.info.get("parameters")

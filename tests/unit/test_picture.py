@@ -343,6 +343,19 @@ def test_file_that_is_no_picture_is_invalid_input(data: bytes) -> None:
         read(data)
 
 
+def test_pictures_as_large_as_staged_photographs_are_inspected() -> None:
+    large = io.BytesIO()
+    Image.new("1", (8000, 6250)).save(large, "PNG")
+    assert read(large.getvalue()).width_px == 8000
+
+
+def test_picture_that_would_fill_the_memory_is_refused_by_its_header() -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (9000, 9900)).save(bomb, "PNG")
+    with pytest.raises(InvalidInput, match="picture is 9000x9900 px; at most 89000000 pixels are decoded"):
+        read(bomb.getvalue()[:200])
+
+
 def test_damaged_files_give_a_verdict_or_invalid_input(signed: dict[PictureFormat, bytes]) -> None:
     chance = random.Random(7)
     for _ in range(80):
