@@ -55,7 +55,9 @@ def xmp_fields(packet: bytes) -> dict[str, str]:
     except (UnicodeDecodeError, ElementTree.ParseError):
         return {}
     fields: dict[str, str] = {}
-    for block in root.iter(f"{{{_NAMESPACES['rdf']}}}Description"):
+    rdf = f"{{{_NAMESPACES['rdf']}}}"
+    # Only RDF's own descriptions: of 100 000 inside each other every one would be read as often as it is deep.
+    for block in next(root.iter(f"{rdf}RDF"), root).findall(f"{rdf}Description"):
         for name, value in block.attrib.items():
             fields[_prefixed(name)] = value
         for element in block:
