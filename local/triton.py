@@ -76,7 +76,8 @@ class LocalTriton:
         self._ready_within_s = ready_within_s
         self._grace_s = grace_s
         self._environment = prepare()
-        self.log = log or self._environment.state / "logs" / "triton.log"
+        # The keeper runs in the checkout, where a relative path would be another file.
+        self.log = (log or self._environment.state / "logs" / "triton.log").absolute()
         self._ports = self._wanted
         self._keeper: subprocess.Popen[str] | None = None
         self.server_pid: int | None = None

@@ -337,6 +337,15 @@ def test_a_stopped_server_leaves_no_process_and_can_be_stopped_twice(tiny_reposi
     assert until(lambda: not processes_of(group), 5)
 
 
+def test_a_log_named_from_the_callers_folder_is_written_there(
+    tmp_path: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ServiceError, match="nothing"):
+        LocalTriton(tiny_repository, models=["nothing"], log=Path("triton.log")).start()
+    assert "nothing" in (tmp_path / "triton.log").read_text()
+
+
 def test_a_taken_port_is_named(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
