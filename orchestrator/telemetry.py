@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from orchestrator import errors
 from orchestrator.clients.gate import Batch
 from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 
@@ -32,6 +33,21 @@ WAIT_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0, 1800.0
 ROW_BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 SIZES_PX = (512, 768, 1024)
 STYLE_BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+ENDINGS: tuple[type[errors.RemarqueError], ...] = (
+    errors.InvalidInput,
+    errors.UnsupportedAspectRatio,
+    errors.LoraNotFound,
+    errors.LoraIncompatible,
+    errors.SignatureNotFound,
+    errors.SignatureInvalid,
+    errors.OutOfMemory,
+    errors.ModelUnavailable,
+    errors.DeadlineExceeded,
+    errors.StorageError,
+    errors.Cancelled,
+    errors.GenerationFailed,
+)
+"""What a job can fail with."""
 LOG = logging.getLogger("remarque")
 
 
@@ -130,6 +146,18 @@ class Telemetry:
             buckets=STYLE_BUCKETS_S,
             registry=self.registry,
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Have every series that alerts count: of one that begins at 1, Prometheus sees no increase."""
+        self._jobs.labels("complete", "")
+        for error in ENDINGS:
+            self._jobs.labels("failed", error.code)
+            if error.retryable:
+                self._retries.labels(error.code)
+        for kind in ("progress", "complete", "failed"):
+            for answer in ("accepted", "undelivered", "refused"):
+                self._webhooks.labels(kind, answer)
 
     def __call__(self, event: Event) -> None:
         """Count one event and log it, unless it is one of a job's many steps."""

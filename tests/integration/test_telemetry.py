@@ -1,14 +1,18 @@
 import io
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from orchestrator.api import HttpServer, build_app
 from orchestrator.clients.gate import Batch
+from orchestrator.clients.webhook import Kind
 from orchestrator.errors import ServiceError
 from orchestrator.job import Event, Failed, HandedBack, Progress, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.telemetry import JsonLines, Telemetry
@@ -152,9 +156,22 @@ def test_an_exception_travels_in_its_line() -> None:
     assert "ZeroDivisionError: nothing" in json.loads(stream.getvalue())["exception"]
 
 
-def test_every_metric_is_explained_in_the_docs() -> None:
-    from pathlib import Path
+def test_what_alerts_count_is_there_at_zero_before_the_first_event() -> None:
+    """A series that begins at 1 has no increase, so the first refused outcome of a worker would alert nobody."""
+    telemetry = Telemetry()
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (yes|no) \|", page, re.MULTILINE)
+    codes = {code: retried == "yes" for code, meaning, retried in rows if not meaning.startswith(("staging", "only in"))}
+    for code, retried in codes.items():
+        assert value(telemetry, "remarque_jobs_total", outcome="failed", error_code=code) == 0, code
+        assert value(telemetry, "remarque_retries_total", error_code=code) == (0 if retried else None), code
+    assert value(telemetry, "remarque_jobs_total", outcome="complete", error_code="") == 0
+    for kind in get_args(Kind):
+        for answer in ("accepted", "undelivered", "refused"):
+            assert value(telemetry, "remarque_webhooks_total", kind=kind, answer=answer) == 0
 
+
+def test_every_metric_is_explained_in_the_docs() -> None:
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     telemetry = Telemetry()
     names = {sample.name for family in telemetry.registry.collect() for sample in family.samples}
