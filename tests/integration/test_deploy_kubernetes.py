@@ -120,6 +120,12 @@ def test_scaling_counts_unacked_messages_of_the_queue_that_publishers_use() -> N
     assert float(latency["metadata"]["threshold"]) < float(latency["metadata"]["activationThreshold"])
 
 
+def test_a_pod_holds_no_job_for_which_scaling_starts_another() -> None:
+    rabbitmq = only("base", "ScaledObject", "remarque")["spec"]["triggers"][0]
+    queue = settings().queue
+    assert queue.max_concurrent_generations + queue.fairness_window <= float(rabbitmq["metadata"]["value"])
+
+
 def test_attempts_outlast_a_restart_of_triton() -> None:
     from orchestrator.conclusion import next_delay
     from orchestrator.errors import ModelUnavailable
