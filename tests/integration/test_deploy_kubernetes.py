@@ -165,6 +165,29 @@ def test_google_adds_only_its_metadata_server_to_what_may_be_reached() -> None:
     assert all(entry["ipBlock"]["cidr"].startswith("169.254.169.25") for entry in google[-1]["to"])
 
 
+def test_the_volume_can_be_made_before_the_engines_that_are_built_into_it() -> None:
+    """docs/deployment.md applies what bears this label, then builds, then applies the rest."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    chosen = re.search(r"overlays/gcp -l (\S+)=(\S+)", page)
+    assert chosen is not None
+    documents = render(KUBERNETES / "overlays/gcp")
+    found = [d for d in documents if d["metadata"].get("labels", {}).get(chosen[1]) == chosen[2]]
+    assert [(d["kind"], d["metadata"]["name"]) for d in found] == [("PersistentVolumeClaim", "models")]
+    assert page.index(chosen[0]) < page.index("apply -k deploy/kubernetes/build-engines")
+    (job,) = pod_specs("build-engines")
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": "models"}} in job["volumes"]
+
+
+def test_the_metrics_of_triton_are_scraped_beside_the_annotated_port() -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/observability/prometheus-kubernetes.yml").read_text())["scrape_configs"]
+    (triton,) = [job for job in jobs if job["job_name"] == "triton"]
+    kept = triton["relabel_configs"][0]["regex"]
+    (port,) = [port for port in pod()["initContainers"][0]["ports"] if port["name"] == kept]
+    assert f"--metrics-port={port['containerPort']}" in pod()["initContainers"][0]["args"]
+    allowed = only("base", "NetworkPolicy", "remarque")["spec"]["ingress"][0]["ports"]
+    assert port["containerPort"] in {one["port"] for one in allowed}
+
+
 def test_secrets_come_as_files_and_none_is_in_the_repository() -> None:
     for folder in FOLDERS:
         assert objects(folder, "Secret") == []
