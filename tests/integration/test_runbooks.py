@@ -36,7 +36,7 @@ class Block:
 def blocks() -> list[Block]:
     return [
         Block(page, number, kind, re.sub(r"^ {3}", "", commands, flags=re.MULTILINE))
-        for page in PAGES
+        for page in [*PAGES, ROOT / "docs" / "runbooks" / "README.md"]
         for number, (kind, commands) in enumerate(FENCE.findall(page.read_text()), 1)
     ]
 
@@ -80,8 +80,23 @@ def test_what_a_cluster_command_names_is_deployed(block: Block) -> None:
     for folder in re.findall(r"-k (\S+)", block.commands):
         assert (ROOT / folder / "kustomization.yaml").is_file()
     for line in re.findall(r"docker compose .*", block.commands):
-        assert line.split()[-1] in services
+        assert set(line.split()) & set(services)
     assert subprocess.run(["bash", "-n"], input=block.commands, text=True).returncode == 0
+
+
+def test_logs_are_those_of_every_worker() -> None:
+    """``kubectl logs deployment/NAME`` shows one pod's, and with a selector ten lines of each."""
+    asked = [line for block in blocks() for line in block.commands.splitlines() if "kubectl" in line and " logs " in line]
+    workers = [line for line in asked if "-c orchestrator" in line]
+    assert len(workers) == 2
+    assert all("-l app.kubernetes.io/component=worker" in line and "--tail=-1" in line for line in workers)
+
+
+def test_what_is_set_past_the_files_is_taken_away_again() -> None:
+    """``apply`` leaves a variable that ``set env`` added, and the pods would never hear of the file's."""
+    commands = "\n".join(block.commands for block in blocks())
+    for name in re.findall(r"set env \S+ -c \S+ (\w+)=", commands):
+        assert re.search(rf"set env \S+ -c \S+ {name}-\n", commands), name
 
 
 @pytest.fixture
