@@ -22,7 +22,10 @@ OF_COMPOSE = {
     "RABBITMQ_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GRAFANA_PASSWORD", "MODELS_FOLDER", "CHECKPOINTS_FOLDER",
     "CERTIFICATES_FOLDER", "TRITON_MODELS", "REMARQUE_VERSION", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "PROMETHEUS_PORT",
     "GRAFANA_PORT", "JAEGER_PORT", "STAGING_PORT", "STAGING_CLIENTS", "STAGING_MODE", "STAGING_GRACE_SECONDS",
+    "GOOGLE_APPLICATION_CREDENTIALS",
 }  # fmt: skip
+# What the store's library reads by itself.
+OF_STORES = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GOOGLE_APPLICATION_CREDENTIALS"}
 
 OPTIONAL = {"STAGING_ADMIN_TOKEN", "MANAGED_TOKEN"}
 
@@ -77,14 +80,14 @@ def test_compose_reads_only_what_env_example_explains() -> None:
 @pytest.mark.parametrize("service", ["orchestrator", "orchestrator-cpu"])
 def test_the_worker_gets_every_setting(service: str) -> None:
     assert settings() <= set(SERVICES[service]["environment"])
-    assert set(SERVICES[service]["environment"]) - settings() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(SERVICES[service]["environment"]) - settings() == OF_STORES
 
 
 def test_staging_gets_every_setting_of_staging() -> None:
     theirs = settings(staging_settings) - settings()
     given = SERVICES["staging"]["environment"]
     assert theirs <= set(given)
-    assert set(given) - theirs - {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= settings()
+    assert set(given) - theirs - OF_STORES <= settings()
 
 
 def test_staging_sends_traces_where_the_worker_does() -> None:
@@ -99,12 +102,21 @@ def test_staging_starts_with_what_compose_gives_it_and_a_list_of_callers(tmp_pat
     values = {
         name: re.sub(r"\$\{\w+(?::?-([^}]*)|:\?[^}]*)\}", r"\1", value)
         for name, value in SERVICES["staging"]["environment"].items()
+        if value is not None
     }
     read = config.from_environ(values | {"STAGING_CLIENTS_FILE": str(clients)})
     assert (read.models.mode, read.staging.clients_file) == ("mock", clients)
     (mounted,) = SERVICES["staging"]["configs"]
     assert mounted["target"] == values["STAGING_CLIENTS_FILE"]
     assert mounted["source"] in COMPOSE["configs"]
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "orchestrator-cpu", "staging"])
+def test_a_key_file_of_googles_is_handed_on_and_never_as_an_empty_name(service: str) -> None:
+    """obstore opens the file of an empty name, and no gs:// could be reached."""
+    environment = SERVICES[service]["environment"]
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in environment
+    assert environment["GOOGLE_APPLICATION_CREDENTIALS"] is None
 
 
 def test_no_password_has_a_default() -> None:
@@ -210,6 +222,13 @@ def test_the_pause_before_a_kill_is_longer_than_the_services_own(name: str) -> N
     service = SERVICES[name]
     grace_s = int(re.search(r":-(\d+)", service["environment"]["GRACE_SECONDS"])[1])  # type: ignore[index]
     assert int(service["stop_grace_period"].removesuffix("s")) > grace_s
+
+
+def test_triton_is_not_killed_while_it_answers_what_is_under_way(tmp_path: Path) -> None:
+    said = run_command_of("triton", tmp_path, "tritonserver", {"TRITON_MODELS": "unet"})
+    patience = re.search(r"--exit-timeout-secs=(\d+)", said)
+    assert patience is not None
+    assert int(SERVICES["triton"]["stop_grace_period"].removesuffix("s")) > int(patience[1])
 
 
 def test_the_cpu_image_has_what_the_local_triton_is_tested_with() -> None:

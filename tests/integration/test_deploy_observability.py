@@ -177,6 +177,6 @@ def test_traces_go_from_the_worker_to_the_collector_to_jaeger() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     collector = yaml.safe_load((OBSERVABILITY / "otel-collector.yml").read_text())
     assert collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].endswith(":4318")
-    assert collector["exporters"]["otlp"]["endpoint"].partition(":")[0] in compose
+    assert collector["exporters"]["otlp_grpc"]["endpoint"].partition(":")[0] in compose
     pipeline = collector["service"]["pipelines"]["traces"]
     assert all(name in collector[kind] for kind, names in pipeline.items() for name in names)
