@@ -158,6 +158,19 @@ def test_nothing_is_let_in_but_the_scraping_of_metrics() -> None:
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"remarque/scrapes": "true"}}}]
 
 
+def test_names_are_looked_up_wherever_a_cluster_answers_for_them() -> None:
+    """Beside kube-dns: caches on the nodes, by pod or by address, and Google's Cloud DNS; else no pod finds its broker."""
+
+    def answering(folder: str) -> list[Document]:
+        rules = only(folder, "NetworkPolicy", "remarque")["spec"]["egress"]
+        return [p for rule in rules if {"protocol": "UDP", "port": 53} in rule["ports"] for p in rule["to"]]
+
+    pods = {peer["podSelector"]["matchLabels"]["k8s-app"] for peer in answering("base") if "podSelector" in peer}
+    assert pods == {"kube-dns", "node-local-dns"}
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in answering("base")
+    assert {"ipBlock": {"cidr": "169.254.169.254/32"}} in answering("overlays/gcp")
+
+
 def test_google_adds_only_its_metadata_server_to_what_may_be_reached() -> None:
     base = only("base", "NetworkPolicy", "remarque")["spec"]["egress"]
     google = only("overlays/gcp", "NetworkPolicy", "remarque")["spec"]["egress"]
