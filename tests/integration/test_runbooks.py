@@ -86,7 +86,9 @@ def test_what_a_cluster_command_names_is_deployed(block: Block) -> None:
 
 def test_logs_are_those_of_every_worker() -> None:
     """``kubectl logs deployment/NAME`` shows one pod's, and with a selector ten lines of each."""
-    asked = [line for block in blocks() for line in block.commands.splitlines() if "kubectl" in line and " logs " in line]
+    asked = [
+        line for block in blocks() for line in block.commands.splitlines() if "kubectl" in line and " logs " in line
+    ]
     workers = [line for line in asked if "-c orchestrator" in line]
     assert len(workers) == 2
     assert all("-l app.kubernetes.io/component=worker" in line and "--tail=-1" in line for line in workers)

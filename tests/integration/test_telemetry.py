@@ -161,7 +161,9 @@ def test_what_alerts_count_is_there_at_zero_before_the_first_event() -> None:
     telemetry = Telemetry()
     page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (yes|no) \|", page, re.MULTILINE)
-    codes = {code: retried == "yes" for code, meaning, retried in rows if not meaning.startswith(("staging", "only in"))}
+    codes = {
+        code: retried == "yes" for code, meaning, retried in rows if not meaning.startswith(("staging", "only in"))
+    }
     for code, retried in codes.items():
         assert value(telemetry, "remarque_jobs_total", outcome="failed", error_code=code) == 0, code
         assert value(telemetry, "remarque_retries_total", error_code=code) == (0 if retried else None), code
