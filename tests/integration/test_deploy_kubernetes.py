@@ -115,9 +115,19 @@ def test_scaling_waits_longer_than_the_longest_job() -> None:
 def test_scaling_counts_unacked_messages_of_the_queue_that_publishers_use() -> None:
     from orchestrator.clients.queues import Queues
 
-    rabbitmq, latency = only("base", "ScaledObject", "remarque")["spec"]["triggers"]
+    rabbitmq, _, latency = only("base", "ScaledObject", "remarque")["spec"]["triggers"]
     assert (rabbitmq["metadata"]["protocol"], rabbitmq["metadata"]["queueName"]) == ("http", Queues().work)
     assert float(latency["metadata"]["threshold"]) < float(latency["metadata"]["activationThreshold"])
+
+
+def test_the_last_worker_stays_until_the_backend_has_every_outcome() -> None:
+    """After an outage of the backend nobody else tells it, and the next job may be hours away."""
+    from orchestrator.clients.queues import Queues
+
+    events = only("base", "ScaledObject", "remarque")["spec"]["triggers"][1]["metadata"]
+    assert (events["protocol"], events["queueName"], events["activationValue"]) == ("http", Queues().events, "0")
+    # An event that is put off lies in a waiting room meanwhile, where nobody counts it.
+    assert only("base", "ScaledObject", "remarque")["spec"]["cooldownPeriod"] > max(Queues().delays_s)
 
 
 def test_a_pod_holds_no_job_for_which_scaling_starts_another() -> None:
