@@ -26,12 +26,16 @@ class Folder:
         with _translated(address):
             # A pipe without a writer would block a plain open for ever.
             descriptor = os.open(address.path(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
+            try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
                     raise ObjectNotFound(f"{address.uri()} is not a file")
-                chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-                return Incoming(collected(address, chunks, size_bytes=found.st_size, limit_bytes=limit_bytes), None)
+                # Not before: fdopen refuses a folder and leaves its descriptor open.
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+                    return Incoming(collected(address, chunks, size_bytes=found.st_size, limit_bytes=limit_bytes), None)
+            finally:
+                os.close(descriptor)
 
     def size(self, address: Address) -> int:
         """The file's size in bytes; raises :class:`ObjectNotFound`."""

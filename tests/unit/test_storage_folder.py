@@ -217,3 +217,11 @@ def test_an_endless_object_is_read_no_further_than_its_limit() -> None:
     with pytest.raises(InvalidInput, match="larger than 6 bytes"):
         collected(Address("gs", "bucket", "a"), chunks, size_bytes=0, limit_bytes=6)
     assert len(list(chunks)) == 1
+
+
+def test_a_folder_that_is_named_as_a_file_leaves_no_descriptor_open(storage: Storage, inputs: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(ObjectNotFound):
+            storage.inputs.read(str(inputs), limit_bytes=10)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
