@@ -40,11 +40,11 @@ class RowLimits:
 
     def at(self, area: int) -> Limits:
         """A group of rows that fits and pays. Where less than ``max_batch_size`` fits, no more is under way at all."""
+        if self._learned:
+            return self._among(self._learned_at(area), area)
         known = self._known.get(area)
-        if known is None or self._learned:
-            fitting = min(self._max_rows, _looked_up(self._fitting, area), self._learned_at(area))
-            group = min(fitting, _looked_up(self._aimed_at, area))
-            known = self._known[area] = Limits(group, fitting if fitting < self._max_rows else 2 * group)
+        if known is None:
+            known = self._known[area] = self._among(self._max_rows, area)
         return known
 
     def halve(self, area: int, tried: int) -> bool:
@@ -56,6 +56,11 @@ class RowLimits:
             with self._lock:
                 self._learned[area] = (tried // 2, self._clock() + FORGOTTEN_AFTER_S)
         return tried > 1
+
+    def _among(self, most: int, area: int) -> Limits:
+        fitting = min(most, _looked_up(self._fitting, area))
+        group = min(fitting, _looked_up(self._aimed_at, area))
+        return Limits(group, fitting if fitting < self._max_rows else 2 * group)
 
     def _learned_at(self, area: int) -> int:
         now_s = self._clock()

@@ -91,6 +91,16 @@ def test_what_was_learned_is_forgotten_after_ten_minutes() -> None:
     assert (learned, limits.at(4096).group) == (4, 8)
 
 
+def test_what_was_learned_is_forgotten_of_larger_pictures_too() -> None:
+    now_s = 0.0
+    limits = RowLimits(8, {"rows_that_fit": "16384:8"}, clock=lambda: now_s)
+    limits.halve(4096, 8)
+    learned = limits.at(16384).group
+    now_s = FORGOTTEN_AFTER_S + 1
+    limits.at(4096)  # whoever asks first
+    assert (learned, limits.at(16384).group) == (4, 8)
+
+
 def test_rows_are_limited_by_the_picture_s_area() -> None:
     limits = RowLimits(8, {"rows_that_fit": "4096:8, 16384:2"})
     assert [limits.at(area).group for area in (1024, 4096, 8192, 16384, 65536)] == [8, 8, 2, 2, 1]
