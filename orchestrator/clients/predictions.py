@@ -6,6 +6,7 @@ origins only, since an answer could name any host of our network.
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 from orchestrator.clients.exchange import HttpAnswer, exchange
 from orchestrator.clients.origins import origin_of
+from orchestrator.clients.webhook_retry import parse_retry_after
 from orchestrator.errors import InvalidInput, ModelUnavailable, ProviderRefused, RateLimited
 
 PredictionStatus = Literal["running", "succeeded", "failed", "canceled"]
@@ -132,8 +134,7 @@ class Predictions:
 
 def _refuse(what: str, answer: HttpAnswer) -> None:
     if answer.status == 429:
-        asked = answer.headers.get("retry-after", "")
-        wait_s = float(asked) if asked.isascii() and asked.isdigit() else None
+        wait_s = parse_retry_after(answer.headers.get("retry-after"), now_s=time.time())
         raise RateLimited(f"{what} was answered 429", retry_after_s=wait_s)
     if answer.status >= 500 or answer.status in (408, 409, 425):
         raise ModelUnavailable(f"{what} was answered {answer.status}")

@@ -32,7 +32,7 @@ def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
         return float(text[:12])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or an offset of twenty digits
         return None
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.fromtimestamp(now_s, UTC)
     return max(0.0, math.ceil(seconds.total_seconds()))

@@ -102,6 +102,18 @@ def test_nonsense_is_an_error_of_ours(server: Saying, answer: tuple, error: type
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "least_s", "most_s"),
+    [("7", 7.0, 7.0), ("Fri, 31 Dec 2100 23:59:59 GMT", 1e9, 1e10), ("9" * 400, 1e11, 1e12)],
+)
+def test_when_to_come_back_is_read_as_seconds_or_as_a_date(server: Saying, asked: str, least_s: float, most_s: float):
+    server.answer = (429, b"{}", {"Retry-After": asked})
+    with pytest.raises(RateLimited) as raised:
+        client(server).get("p", deadline_s=5)
+    assert raised.value.retry_after_s is not None
+    assert least_s <= raised.value.retry_after_s <= most_s
+
+
 def test_an_output_elsewhere_is_not_fetched_and_the_token_goes_to_no_output(server: Saying):
     server.answer = (200, b"png", {})
     assert client(server).fetch(server.url + "/out.png", deadline_s=5) == b"png"

@@ -121,6 +121,8 @@ def test_a_backend_that_asks_for_a_week_gets_an_hour() -> None:
         ("soon", None),
         ("", None),
         ("²", None),
+        ("Wed, 18 Nov 99999999999999999999 11:07:40 GMT", None),
+        ("Wed, 18 Nov 2026 11:07:40 +99999999999999999999", None),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(value: str | None, seconds: float | None) -> None:
