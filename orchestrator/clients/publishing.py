@@ -96,7 +96,11 @@ class Publisher:
             try:
                 return receipt.outcome.result(max(0.0, min(self._confirm_timeout_s, left_s)))
             except TimeoutError:
-                if (was_blocked or self._link.blocked) and left_s > self._confirm_timeout_s:
+                if left_s < self._confirm_timeout_s:
+                    # Readiness has less patience than a confirm, and others' confirms may be under way on this link.
+                    self._why = f"no confirm came within {left_s:.3g} s"
+                    return "silent"
+                if was_blocked or self._link.blocked:
                     # Another connection would be blocked as well, and the message would be there twice. A broker that
                     # unblocks has a whole wait from then on.
                     continue
