@@ -15,7 +15,7 @@ from orchestrator.attempt import Attempt
 from orchestrator.clients.queues import ATTEMPT, LIFE, Delivery, carried, death_headers, kept, tried
 from orchestrator.denoising import Emit
 from orchestrator.errors import BrokerError, Cancelled, RemarqueError, StorageError
-from orchestrator.job import Failed, Retried, Succeeded
+from orchestrator.job import Failed, HandedBack, Retried, Succeeded
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Broker, Outbox
 from orchestrator.schema import body_of
@@ -59,6 +59,7 @@ class Conclusion:
             self._outbox.put(manifest, attempt.trace.traceparent)
         except BrokerError as error:
             self._give_back(deliveries, error)
+            self._listen(_back(attempt))
             return
         for delivery in deliveries:
             self._broker.ack(delivery)
@@ -75,16 +76,18 @@ class Conclusion:
             self.failed(attempt, deliveries, error)
             return
         headers = {ATTEMPT: attempt.number, LIFE: attempt.life}
-        if self._moved(deliveries, self._broker.queues.work, headers, delay_s):
-            self._listen(
-                Retried(
-                    generation_id=attempt.job.generation_id,
-                    attempt=attempt.number,
-                    error_code=error.code,
-                    error_message=carried(str(error)),
-                    delay_s=delay_s,
-                )
+        if not self._moved(deliveries, self._broker.queues.work, headers, delay_s):
+            self._listen(_back(attempt))
+            return
+        self._listen(
+            Retried(
+                generation_id=attempt.job.generation_id,
+                attempt=attempt.number,
+                error_code=error.code,
+                error_message=carried(str(error)),
+                delay_s=delay_s,
             )
+        )
 
     def failed(self, attempt: Attempt, deliveries: Sequence[Delivery], error: RemarqueError) -> None:
         """Give the job up; where it was completed after all, that outcome stands."""
@@ -96,9 +99,11 @@ class Conclusion:
             LOG.warning("generation %d is postponed: %s", attempt.job.generation_id, unstored)
             headers = {ATTEMPT: attempt.number - 1, LIFE: attempt.life}
             self._moved(deliveries, self._broker.queues.work, headers, POSTPONED_S)
+            self._listen(_back(attempt))
             return
         if counts.fingerprint != attempt.fingerprint:
             self.rejected(deliveries, error)
+            self._listen(_event_of(ours))
         elif _is_failure(counts):
             self._buried(attempt, deliveries, counts)
         else:
@@ -122,6 +127,7 @@ class Conclusion:
             self._publish(first, self._broker.queues.dead, headers, None)
         except BrokerError as unconfirmed:
             self._give_back(deliveries, unconfirmed)
+            self._listen(_back(attempt))
         else:
             self.settled(attempt, deliveries, manifest)
 
@@ -156,6 +162,11 @@ class Conclusion:
 
 def _death(delivery: Delivery, reason: str, error: str) -> dict[str, object]:
     return death_headers(delivery, reason=reason, error=error, attempts=tried(delivery) + 1, now=datetime.now(UTC))
+
+
+def _back(attempt: Attempt) -> HandedBack:
+    """Tells those who listen that the attempt is over and its job is not."""
+    return HandedBack(generation_id=attempt.job.generation_id)
 
 
 def _is_failure(manifest: Manifest) -> bool:

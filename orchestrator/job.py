@@ -157,7 +157,10 @@ class Retried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedBack:
-    """The job went back to the queue because the process stops; the next worker goes on from its checkpoint."""
+    """The job went back to the queue: the process stops, or broker or store did not take the attempt's end.
+
+    The next worker goes on from its checkpoint.
+    """
 
     generation_id: int
 

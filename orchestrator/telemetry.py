@@ -84,7 +84,9 @@ class Telemetry:
         self._clock = clock
         self._begun: dict[int, float] = {}
         self.registry = CollectorRegistry()
-        self._running = Gauge("remarque_jobs_running", "Jobs between start and outcome", registry=self.registry)
+        running = Gauge("remarque_jobs_running", "Jobs between start and outcome", registry=self.registry)
+        # Not counted up and down: a job that is delivered again while its end is told would be begun twice, ended once.
+        running.set_function(lambda: len(self._begun))
         self._jobs = Counter("remarque_jobs", "Jobs by outcome", ["outcome", "error_code"], registry=self.registry)
         self._retries = Counter("remarque_retries", "Attempts that broke", ["error_code"], registry=self.registry)
         self._handed_back = Counter("remarque_jobs_handed_back", "Jobs given back to the queue", registry=self.registry)
@@ -168,7 +170,6 @@ class Telemetry:
                 self._stage_seconds.labels(event.stage).observe(event.seconds)
             case Started():
                 self._begun[event.generation_id] = self._clock()
-                self._running.inc()
                 if event.waited_s is not None:
                     self._wait_seconds.labels(event.waited_from).observe(event.waited_s)
                 self._say(event, f"started attempt {event.attempt}")
@@ -229,7 +230,6 @@ class Telemetry:
         begun = self._begun.pop(event.generation_id, None)
         if begun is None:
             return None
-        self._running.dec()
         return self._clock() - begun
 
     @staticmethod

@@ -120,6 +120,15 @@ def test_every_end_of_an_attempt_frees_its_place(end: Event) -> None:
     assert value(telemetry, "remarque_jobs_running") == 0
 
 
+def test_a_job_that_is_delivered_again_before_its_end_is_told_holds_one_place() -> None:
+    telemetry = Telemetry()
+    telemetry(Started(generation_id=1, attempt=1))
+    telemetry(Started(generation_id=1, attempt=1))  # a duplicate, which finds the outcome
+    telemetry(DONE)
+    telemetry(DONE)
+    assert value(telemetry, "remarque_jobs_running") == 0
+
+
 def test_steps_are_measured_and_not_logged(lines: io.StringIO) -> None:
     telemetry = Telemetry()
     telemetry(Stepped(generation_id=1, seconds=0.1))

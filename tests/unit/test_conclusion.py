@@ -8,7 +8,7 @@ from orchestrator.attempt import Attempt
 from orchestrator.clients.queues import ATTEMPT, ERROR, LIFE, MAX_ERROR_CHARS, REASON
 from orchestrator.conclusion import Conclusion, next_delay
 from orchestrator.errors import Cancelled, InvalidInput, LoraIncompatible, ModelUnavailable, OutOfMemory, StorageError
-from orchestrator.job import Event, Failed, Job, Retried
+from orchestrator.job import Event, Failed, HandedBack, Job, Retried
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.outbox import Outbox
 
@@ -107,7 +107,24 @@ def test_a_failure_that_cannot_be_stored_is_postponed_without_counting(desk: Des
     desk.conclusion.broken(desk.attempt(number=3), [desk.delivery], StorageError("the bucket answers 403"))
     (postponed,) = desk.broker.published
     assert (postponed.queue, postponed.headers[ATTEMPT]) == ("image_generation", 2)
-    assert desk.events == []
+    assert desk.events == [HandedBack(generation_id=5)]
+
+
+def test_every_attempt_that_does_not_end_here_is_said_to_be_over(desk: Desk) -> None:
+    outcome = Manifest(generation_id=5, outcome="failed", body=_failed_body(), fingerprint="f")
+    desk.broker.silent = True
+    desk.conclusion.settled(desk.attempt(), [desk.delivery], outcome)
+    desk.conclusion.broken(desk.attempt(), [desk.delivery], OutOfMemory("full"))
+    desk.conclusion.failed(desk.attempt(3), [desk.delivery], OutOfMemory("full"))  # committed, its copy unconfirmed
+    assert desk.events == [HandedBack(generation_id=5)] * 3
+
+
+def test_a_job_under_an_id_that_is_taken_is_counted_as_failed(desk: Desk) -> None:
+    desk.ledger.commit(Manifest(generation_id=5, outcome="failed", body=_failed_body(), fingerprint="another"))
+    desk.conclusion.failed(desk.attempt(), [desk.delivery], InvalidInput("other parameters"))
+    (event,) = desk.events
+    assert isinstance(event, Failed)
+    assert event.error_code == "INVALID_INPUT"
 
 
 def test_an_outcome_stands_even_where_cleaning_up_fails(desk: Desk) -> None:
