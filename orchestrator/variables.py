@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import ConfigError
 
 T = TypeVar("T")
+LONGEST_S = 1_000_000
 
 
 class Reader:
@@ -92,12 +93,12 @@ def count(least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds(value: str) -> float:
-    """A duration, 0 or more."""
+    """A duration; what lasts longer than 24 days no socket can be told to wait for."""
     try:
         found_s = float(value)
     except ValueError:
         found_s = math.nan
-    return found_s if 0 <= found_s < math.inf else _expect("seconds, 0 or more")
+    return found_s if 0 <= found_s <= LONGEST_S else _expect(f"seconds, 0 to {LONGEST_S}")
 
 
 def http_url(value: str) -> str:
