@@ -100,7 +100,8 @@ class InferenceServer:
         described = [described_by_value(name, array) for name, array in sent.items()]
         wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
         message = self.message(model, described, wanted, [bytes_of(array) for array in sent.values()])
-        return self.outputs_of(message, self.send(message, turn))
+        rows = len(next(iter(sent.values())))
+        return self.outputs_of(message, self.send(message, turn), outputs, rows)
 
     def message(
         self, model: str, inputs: Sequence[object], outputs: Sequence[object], tensors: Sequence[Part]
@@ -116,12 +117,13 @@ class InferenceServer:
             raise Refusal(response.status, _message_of(bytes(response.content)))
         return response
 
-    def outputs_of(self, message: Message, response: Response) -> dict[str, Array]:
-        """The outputs that travelled with the answer to ``message``."""
+    def outputs_of(self, message: Message, response: Response, outputs: Sequence[str], rows: int) -> dict[str, Array]:
+        """The outputs named, of so many rows each, that travelled with the answer to ``message``."""
         try:
             length = int(response.headers[_HEADER.lower().encode()])
             described = json.loads(bytes(response.content[:length]))["outputs"]
-            return dict(_arrays(described, response.content[length:]))
+            found = dict(_arrays(described, response.content[length:]))
+            return {name: _of_rows(name, found[name], rows) for name in outputs}
         except (ValueError, LookupError, TypeError) as error:
             raise ModelUnavailable(f"{self.url} did not answer {message.what}: {error!r}") from error
 
@@ -249,6 +251,13 @@ def _arrays(described: Sequence[Mapping[str, Any]], binary: memoryview) -> Itera
         bytes_of(array)[:] = binary[:size]
         binary = binary[size:]
         yield entry["name"], array
+
+
+def _of_rows(name: str, array: Array, rows: int) -> Array:
+    """The output as it came; one row for many would otherwise be taken for all of them further on."""
+    if array.shape[:1] != (rows,):
+        raise BrokenAnswer(f"output {name} came in the shape {list(array.shape)} for {rows} rows")
+    return array
 
 
 def _message_of(body: bytes) -> str:

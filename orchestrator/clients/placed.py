@@ -166,7 +166,7 @@ class Placed:
             raise
         self._busy = False
         if tensors.region is None:
-            outputs = self._server.outputs_of(tensors.messages[key], answer)
+            outputs = self._server.outputs_of(tensors.messages[key], answer, (OUTPUT,), len(sample[rows]))
             return {OUTPUT: outputs[OUTPUT].astype(np.float32, copy=False)}
         return {OUTPUT: tensors.arrays[OUTPUT][rows].astype(np.float32)}
 

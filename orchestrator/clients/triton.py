@@ -242,7 +242,10 @@ class TritonModels:
         self.load(model)
 
     def _index(self) -> list[dict[str, str]]:
-        entries: list[dict[str, str]] = self._server.ask("POST", "/v2/repository/index", {})
+        try:
+            entries: list[dict[str, str]] = self._server.ask("POST", "/v2/repository/index", {})
+        except Refusal as refusal:  # a server that is about to exit lists nothing
+            raise ModelUnavailable(f"Triton did not list its models: {refusal}") from refusal
         return entries
 
     def _gone(self, model: str, within_s: float) -> bool:

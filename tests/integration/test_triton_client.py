@@ -167,6 +167,26 @@ def test_an_answer_that_is_not_the_protocol_is_unavailable(models: TritonModels,
         step(models)
 
 
+@pytest.mark.parametrize("answer", ["half of the outputs", "one row for all"])
+def test_an_answer_that_lacks_outputs_or_rows_is_unavailable(models: TritonModels, served: Served, answer: str) -> None:
+    rows = 1 if answer == "one row for all" else 2
+    outputs = {"sample": np.zeros((rows, 8, 8, 3), np.uint8), "mean": np.zeros((2, 1), np.float32)}
+    served.answers["vae_decoder"] = lambda inputs: dict(list(outputs.items())[: 1 if rows == 2 else 2])
+    with pytest.raises(
+        ModelUnavailable, match=r"did not answer POST /v2/models/vae_decoder/infer: .*(mean|1, 8, 8, 3)"
+    ):
+        models.decode(np.zeros((2, 4, 1, 1), np.float32))
+
+
+def test_a_step_that_comes_back_for_one_of_two_rows_is_unavailable(models: TritonModels, served: Served) -> None:
+    served.answers["unet"] = lambda inputs: {"out_sample": inputs["sample"][:1]}
+    with (
+        models.conditioned("unet", {"encoder_hidden_states": np.zeros((2, 77, 8), np.float32)}) as network,
+        pytest.raises(ModelUnavailable, match="for 2 rows"),
+    ):
+        network(np.zeros((2, 4, 2, 2), np.float32), np.ones((2, 1), np.float32))
+
+
 def test_inputs_that_the_model_does_not_take_are_named(models: TritonModels, served: Served) -> None:
     served.inputs["unet"]["style"] = "FP32"
     with pytest.raises(ModelUnavailable, match="takes encoder_hidden_states, sample, style, timestep"):
@@ -320,6 +340,17 @@ def test_more_rows_than_one_execution_holds_go_in_several(models: TritonModels, 
     latents = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((1, 4, 1, 1), np.float32)
     assert models.decode(latents).shape == (8, 8, 8, 3)
     assert [len(inputs["latent_sample"]) for inputs in served.received] == [3, 3, 2]
+
+
+def test_a_server_that_is_about_to_exit_and_lists_nothing_is_unavailable(
+    models: TritonModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exits(self: Handler, body: bytes) -> Any:
+        raise Error("Server not ready", 503)
+
+    monkeypatch.setattr(Handler, "answer", exits)
+    with pytest.raises(ModelUnavailable, match="did not list its models: Server not ready"):
+        models.loaded()
 
 
 def test_models_that_the_server_holds_are_named(models: TritonModels, served: Served) -> None:
