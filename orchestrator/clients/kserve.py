@@ -179,9 +179,9 @@ class InferenceServer:
                     response = connection.receive(end)
                 intact = True
                 return response
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"{message.what} at {self.url} took longer than {within_s:g} s") from error
-            except _GONE as error:
+            except (TimeoutError, *_GONE) as error:
+                if isinstance(error, TimeoutError) and error.errno is None:
+                    raise DeadlineExceeded(f"{message.what} at {self.url} took longer than {within_s:g} s") from error
                 if not reused:
                     raise ModelUnavailable(
                         f"{self.url} closed the connection during {message.what}: {error}"

@@ -15,6 +15,8 @@ from urllib.parse import SplitResult
 
 _HEAD_LIMIT_BYTES = 65536
 _PORTS = {"http": 80, "https": 443}
+_KEPT_ALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""Seconds, seconds and probes: half a minute until a machine that vanished without a word is given up."""
 
 Part = bytes | memoryview
 """Bytes to send; a view is one of single bytes."""
@@ -37,13 +39,17 @@ class Connection:
     """A socket that is open to ``address``; one exchange at a time.
 
     Every method raises TimeoutError when it is later than ``end`` (of ``time.monotonic``), ConnectionError when the
-    other end went away and OSError for what else befalls a socket.
+    other end went away and OSError for what else befalls a socket; a TimeoutError with an errno is the kernel's, which
+    gave up on the other end.
     """
 
     def __init__(self, address: SplitResult, timeout_s: float, trusted: ssl.SSLContext | None) -> None:
         host, port = address.hostname or "", address.port or _PORTS[address.scheme]
         plain = socket.create_connection((host, port), timeout_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEPT_ALIVE.items():
+            plain.setsockopt(socket.IPPROTO_TCP, option, value)
         self._socket = plain if trusted is None else trusted.wrap_socket(plain, server_hostname=host)
         if trusted is None:
             # With a timeout every call becomes three to the system: one that sets it, one that polls, and the call.

@@ -1,10 +1,13 @@
 """The client against a server of a few lines that says what Triton says."""
 
+import errno
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from fakes.inference_server import DEAD_STUB, Error, Handler, Served, serving
 
 from orchestrator.clients.kserve import InferenceServer
 from orchestrator.clients.triton import TritonModels
+from orchestrator.clients.wire import Connection, Response
 from orchestrator.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -111,6 +115,31 @@ def test_a_server_that_hangs_up_on_every_connection_is_unavailable(models: Trito
     with pytest.raises(ModelUnavailable, match="closed the connection"):
         step(models)
     assert len(served.log) == 1
+
+
+def test_a_machine_that_vanished_is_noticed_by_the_kernel_within_a_minute(url: str) -> None:
+    connection = Connection(urlsplit(url), 1.0, None)
+    options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+    idle_s, every_s, probes = (connection._socket.getsockopt(socket.IPPROTO_TCP, each) for each in options)
+    assert connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert idle_s + every_s * probes <= 60
+    connection.close()
+
+
+def test_a_kept_connection_that_the_kernel_gave_up_is_replaced_without_an_error(
+    models: TritonModels, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step(models)
+    receive, gone = Connection.receive, [TimeoutError(errno.ETIMEDOUT, "Connection timed out")]
+
+    def gives_up_once(self: Connection, end: float) -> Response:
+        if gone:
+            raise gone.pop()
+        return receive(self, end)
+
+    monkeypatch.setattr(Connection, "receive", gives_up_once)
+    assert step(models).shape == (1, 4, 2, 2)
+    assert served.connections == 2
 
 
 def test_many_threads_use_one_client(models: TritonModels) -> None:
