@@ -2,6 +2,8 @@
 
 import argparse
 import signal
+import threading
+from collections.abc import Callable
 
 from orchestrator.config import Settings
 from orchestrator.service import running_service
@@ -23,8 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings) -> int:
     """Works until SIGTERM or Ctrl-C; 0 after an orderly stop."""
     log_to_stderr(settings.service.log_level)
+    # From the beginning: the kernel keeps a signal that nobody handles from process 1, which a container's worker is.
+    early = threading.Event()
+    _on_signals(early.set)
     with running_service(settings) as worker:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
+        _on_signals(worker.stop)
+        if early.is_set():
+            worker.stop()
         worker.run()
     return 0
+
+
+def _on_signals(act: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: act())
