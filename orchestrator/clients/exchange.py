@@ -9,12 +9,14 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from orchestrator.clients.deadline import call_deadline
 from orchestrator.errors import DeadlineExceeded, ModelUnavailable
 
 CONNECT_TIMEOUT_S = 5.0
+_IN_PATHS = "%/:@!$&'()*+,;=~[]"
+_IN_QUERIES = _IN_PATHS + "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ def exchange(
             connection.connect()
             connection.sock.settimeout(deadline_s)
             call.watch(connection.sock)
-            target = (address.path or "/") + (f"?{address.query}" if address.query else "")
+            # What is percent-encoded already stays; the rest of UTF-8 has no place in a request's first line.
+            target = quote(address.path or "/", safe=_IN_PATHS)
+            target += f"?{quote(address.query, safe=_IN_QUERIES)}" if address.query else ""
             connection.request(method, target, body=body, headers={"Accept-Encoding": "identity", **headers})
             with connection.getresponse() as answer:
                 found = answer.read(limit_bytes + 1)
@@ -58,7 +62,8 @@ def exchange(
         raise DeadlineExceeded(f"{shown} took over {deadline_s:.3g} s")
     if len(found) > limit_bytes:
         raise ModelUnavailable(f"{shown} was answered with more than {limit_bytes} bytes, the most that is read")
-    if (length := whole.headers.get("content-length")) and method != "HEAD" and int(length) != len(found):
+    length = whole.headers.get("content-length", "")
+    if length and method != "HEAD" and length != str(len(found)):
         raise ModelUnavailable(f"{shown} was answered with {len(found)} of {length} bytes")
     return whole
 

@@ -88,6 +88,7 @@ def test_a_model_is_named_by_version_or_by_its_page(server: Saying, model: str, 
         ((200, b"[" * 100_000, {}), ModelUnavailable),
         ((200, b" " * (9 << 20), {}), ModelUnavailable),
         ((200, b"{}", {"Content-Length": "500"}), ModelUnavailable),
+        ((200, b"{}", {"Content-Length": "two"}), ModelUnavailable),
         ((302, b"", {"Location": "http://169.254.169.254/"}), ProviderRefused),
         ((402, b"{}", {}), ProviderRefused),
         ((429, b"{}", {"Retry-After": "7"}), RateLimited),
@@ -127,6 +128,12 @@ def test_an_output_elsewhere_is_not_fetched_and_the_token_goes_to_no_output(serv
         with pytest.raises(ProviderRefused):
             client(server).fetch(url, deadline_s=5)
     assert len(server.asked) == 1
+
+
+def test_an_output_s_address_may_hold_what_is_no_ascii(server: Saying):
+    server.answer = (200, b"png", {})
+    assert client(server).fetch(server.url + "/방%20[1].png?sig=a%2Fb/c=&name=방", deadline_s=5) == b"png"
+    assert server.asked[0][1] == "/%EB%B0%A9%20[1].png?sig=a%2Fb/c=&name=%EB%B0%A9"
 
 
 def test_an_uploaded_file_arrives_whole_and_its_address_comes_back(server: Saying):
