@@ -88,6 +88,7 @@ class InferenceServer:
         self.url = url
         self._address = address
         self._host = address.netloc.rpartition("@")[2]
+        self._below = quote(address.path.rstrip("/"), safe="/%")
         self._trusted = _trusted(ca_file) if address.scheme == "https" else None
         self._deadline_s = deadline_s
         self._connect_timeout_s = connect_timeout_s
@@ -163,7 +164,7 @@ class InferenceServer:
     ) -> Message:
         sized = {"Host": self._host, **(headers or {}), "Content-Length": sum(len(part) for part in body)}
         lines = "".join(f"{name}: {value}\r\n" for name, value in sized.items())
-        head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        head = f"{method} {self._below}{path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
         # One buffer for all that is text: a step whose tensors lie in shared memory is one short write.
         return Message(f"{method} {path}", [head + bytes(body[0]), *body[1:]] if body else [head])
 

@@ -350,6 +350,13 @@ def test_an_address_may_leave_out_the_scheme(url: str) -> None:
     models.close()
 
 
+def test_a_path_in_the_address_goes_before_every_call_as_a_proxy_wants_it(url: str, served: Served) -> None:
+    models = TritonModels(f"{url}/gpu 1/", models=["unet"])
+    models.ready()
+    models.close()
+    assert served.log == ["GET /gpu%201/v2/models/unet/ready"]
+
+
 def test_a_truncated_answer_is_unavailable(models: TritonModels, served: Served) -> None:
     step(models)
     served.truncated = True
