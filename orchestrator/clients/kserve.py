@@ -39,7 +39,7 @@ _DTYPES: Mapping[str, DTypeLike] = {
     "FP64": np.float64,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_GONE = (ConnectionResetError, BrokenPipeError)
+_GONE = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """What a kept connection says whose other end went away since its last use."""
 
 

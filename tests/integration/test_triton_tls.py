@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from fakes.tls import private_authority
 
 from orchestrator.app import build_models
+from orchestrator.clients.kserve import InferenceServer
 from orchestrator.config import from_environ
 
 
@@ -20,6 +22,11 @@ class Ready(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+        self.close_connection = True  # without a word of it in the answer, as a proxy whose patience ends
 
     def log_message(self, *_: object) -> None:
         pass
@@ -48,3 +55,13 @@ def test_triton_behind_an_authority_of_ones_own_is_trusted_by_its_file(server: t
 
 def test_triton_of_an_unknown_authority_is_refused(server: tuple[str, Path]) -> None:
     assert build_models(from_environ({"TRITON_URL": server[0]}), ["unet"]).ready() == ("triton",)
+
+
+def test_a_connection_that_a_proxy_closed_since_its_last_use_is_replaced_without_an_error(
+    server: tuple[str, Path],
+) -> None:
+    client = InferenceServer(server[0], deadline_s=10, ca_file=server[1])
+    for _ in range(2):
+        assert client.ask("POST", "/v2/models/unet/infer", "a style's vector" * 250_000) == {}
+        time.sleep(0.2)
+    client.close()
