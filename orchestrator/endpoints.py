@@ -111,16 +111,18 @@ class Endpoints:
     def unload(self, model: str) -> None:
         """Unload ``model`` wherever it is; a server that is down has lost it anyway."""
         for member in self._up():
-            if member.server.is_ready(model):
+            if self._serves(member, model):
                 member.server.unload(model)
 
     def is_ready(self, model: str) -> bool:
         """Whether some server serves ``model`` now."""
-        return any(member.server.is_ready(model) for member in self._up())
+        return any(self._serves(member, model) for member in self._up())
 
     def loaded(self) -> tuple[str, ...]:
         """Names of the models that any server holds."""
-        return tuple(dict.fromkeys(name for member in self._up() for name in member.server.loaded()))
+        none: Sequence[str] = ()
+        held = [self._asked(member, lambda server: server.loaded(), none) for member in self._up()]
+        return tuple(dict.fromkeys(name for names in held for name in names))
 
     def close(self) -> None:
         """Close the connections; no call may follow."""
@@ -140,7 +142,7 @@ class Endpoints:
             members = [member for member in untried if member.up] or untried
             members.sort(key=lambda member: member.rows)
         for member in members:
-            if "--" not in model or member.server.is_ready(model):
+            if "--" not in model or self._serves(member, model):
                 return member
         raise ModelUnavailable(f"none of {len(self._members)} Tritons serves {model or 'another model'} now")
 
@@ -177,6 +179,18 @@ class Endpoints:
                 tried |= {member.url}
                 if not self.lost(member, error) or len(tried) == len(self._members):
                     raise
+
+    def _serves(self, member: _Member, model: str) -> bool:
+        return self._asked(member, lambda server: server.is_ready(model), False)
+
+    def _asked(self, member: _Member, ask: Callable[[Server], Answer], otherwise: Answer) -> Answer:
+        """What the server says; ``otherwise`` where it turns out to be gone, which nobody may have met before."""
+        try:
+            return ask(member.server)
+        except (ModelUnavailable, DeadlineExceeded) as error:
+            if not self.lost(member, error):
+                raise
+            return otherwise
 
     def _up(self) -> list[_Member]:
         with self._lock:

@@ -59,12 +59,15 @@ class FakeServer:
         self.models.add(model)
 
     def unload(self, model: str) -> None:
+        self._answer(np.zeros(1))
         self.models.remove(model)
 
     def is_ready(self, model: str) -> bool:
-        return self.alive and model in self.models
+        self._answer(np.zeros(1))
+        return model in self.models
 
     def loaded(self) -> tuple[str, ...]:
+        self._answer(np.zeros(1))
         return tuple(self.models)
 
     def close(self) -> None:
@@ -188,6 +191,29 @@ def test_a_merged_style_whose_server_died_can_be_loaded_elsewhere_and_its_job_go
         assert not endpoints.is_ready("unet--abc")
         endpoints.load("unet--abc")
         assert answer(network) == 3 - where
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_server_that_died_unnoticed_hides_no_merged_style_of_another(
+    endpoints: Endpoints, servers: list[FakeServer], dead: int
+):
+    servers[1 - dead].models.add("unet--abc")
+    servers[dead].alive = False
+    assert endpoints.is_ready("unet--abc")
+    servers[dead].alive = True
+    with endpoints.conditioned("unet--abc", INPUTS) as network:
+        servers[dead].alive = False
+        assert answer(network) == servers[1 - dead].number
+    assert set(endpoints.loaded()) == {"unet", "unet--abc"}
+    endpoints.unload("unet--abc")
+    assert not endpoints.is_ready("unet--abc")
+
+
+@pytest.mark.parametrize("act", [Endpoints.loaded, lambda several: several.unload("unet--abc")])
+def test_what_a_server_refuses_that_lives_is_said(endpoints: Endpoints, servers: list[FakeServer], act):
+    servers[0].error = ModelUnavailable("it is busy")
+    with pytest.raises(ModelUnavailable, match="it is busy"):
+        act(endpoints)
 
 
 def test_many_jobs_survive_a_server_that_dies_among_them(endpoints: Endpoints, servers: list[FakeServer]):
