@@ -166,6 +166,8 @@ class TritonModels:
     def unload(self, model: str) -> None:
         """Unload a model; returns when its memory is free."""
         self._control(model, "unload")
+        with self._lock:  # or hundreds of merged styles a day would be known for ever
+            self._known.pop(model, None)
         if not self._gone(model, UNLOADED_WITHIN_S):
             raise ModelUnavailable(f"{model} was still unloading after {UNLOADED_WITHIN_S:g} s")
 

@@ -97,6 +97,14 @@ def test_batches_of_steps_are_counted_by_rows_and_by_jobs() -> None:
     assert value(telemetry, "remarque_batch_seconds_count", model="unet") == 1
 
 
+def test_batches_of_merged_styles_make_no_series_of_their_own() -> None:
+    telemetry = Telemetry()
+    for style in range(3):
+        telemetry.batch(Batch(f"unet--{style:016x}", rows=2, members=1, seconds=0.2))
+    assert value(telemetry, "remarque_batch_rows_sum", model="unet") == 6
+    assert b"unet--" not in telemetry.page()
+
+
 def test_jobs_that_wait_are_asked_for_when_the_page_is_read() -> None:
     telemetry, waiting = Telemetry(), [1, 2]
     telemetry.watch_waiting(lambda: len(waiting))

@@ -329,6 +329,15 @@ def test_a_load_forgets_the_old_signature(models: TritonModels, served: Served) 
     assert served.received[-1]["sample"].dtype == np.float16
 
 
+def test_an_unload_forgets_the_old_signature(models: TritonModels, served: Served) -> None:
+    step(models)
+    served.inputs["unet"]["sample"] = "FP16"
+    served.states = ["UNAVAILABLE"]
+    models.unload("unet")
+    step(models)  # somebody else loaded it again
+    assert served.received[-1]["sample"].dtype == np.float16
+
+
 def test_a_refused_load_is_unavailable_with_the_reason(models: TritonModels, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Handler, body: bytes) -> Any:
         raise Error("failed to load 'unet', no version is available")
