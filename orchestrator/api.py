@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestrator.errors import RemarqueError, ServiceError
 from orchestrator.staging.answers import Answer, Call, Endpoint, Following, Looking, Outcome, Pending, refusal
@@ -25,6 +26,7 @@ from orchestrator.staging.job import FINAL
 from orchestrator.staging.problems import Problem, ProblemCode, problem, problem_of
 
 START_TIMEOUT_S = 10.0
+HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
 # Proxies close streams that are silent for a minute.
 HEARTBEAT_S = 15.0
@@ -222,11 +224,49 @@ def _sent(answer: Answer) -> Response:
     return Response(body, status_code=answer.status, headers=headers, media_type=kind)
 
 
+class _Impatient(H11Protocol):
+    """Hangs up on whoever sends half a request and no more: uvicorn waits for a head for ever, a byte at a time.
+
+    Each such connection holds a descriptor, of which the broker, the store and Triton need some too.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _watch(self) -> None:
+        """The clock runs from the first byte, or none, to the end of the head; what comes after an answer is one more.
+
+        Between requests uvicorn has a clock of its own, and bodies are timed where they are read.
+        """
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering:
+            self._stop_watching()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class HttpServer:
     """Serves an app from a thread of its own until :meth:`stop`; port 0 takes a free one."""
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False))
+        config = uvicorn.Config(app, host=host, port=port, http=_Impatient, log_config=None, access_log=False)
+        self._server = uvicorn.Server(config)
         self._address = f"{host}:{port}"
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed = threading.Event()
