@@ -132,7 +132,7 @@ class WebhookSender:
                     body = first_bytes(response.raw, _EXCERPT_BYTES)
                 finally:
                     response.close()
-            except requests.RequestException as error:
+            except OSError as error:  # the library's own are, and one says so of an authority's file that is gone
                 # Not chained: the library's exception carries the request, and with it the token.
                 what = f"took over {patience.total_s:g} s" if call.expired else _reason(error)
                 raise WebhookUndelivered(f"{request.method} {request.url} was not answered: {what}") from None
@@ -195,11 +195,13 @@ def _checked_token(token: str | None, *, needed: bool) -> str | None:
     return token
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, requests.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, requests.Timeout):
         return "nothing came in time"
     if isinstance(error, requests.exceptions.SSLError):
         return "its TLS certificate or handshake was not accepted"
+    if not isinstance(error, requests.RequestException):
+        return "WEBHOOK_CA_FILE cannot be read"
     return f"the connection failed ({type(error).__name__})"

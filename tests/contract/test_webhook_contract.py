@@ -371,3 +371,13 @@ def test_the_verification_that_the_documentation_shows_accepts_ours_and_nothing_
     ):
         with pytest.raises(ValueError, match=r"signature|timestamp"):
             shown["verify"](secret, headers, body, tolerance_s=tolerance_s)
+
+
+def test_an_authority_s_file_that_is_gone_costs_a_try_and_no_event(tls_backend: tuple[str, Path]) -> None:
+    settings = WebhookSettings(backend_url=tls_backend[0], allowed_origins=(), api_token=TOKEN, signing_secret=None)
+    sender = WebhookSender(replace(settings, ca_file=tls_backend[1]))
+    tls_backend[1].unlink()  # a secret that is mounted anew
+    error = failure(sender)
+    assert error.retryable
+    assert "WEBHOOK_CA_FILE cannot be read" in str(error)
+    sender.close()
