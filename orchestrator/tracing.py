@@ -5,6 +5,7 @@ span was recorded; so spans are written whole, when they end, and no context is 
 attempt whose process dies are lost with it, the next attempt's are in the same trace.
 """
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,16 @@ class Tracing:
         self._whole(trace, "batch", time.time() - batch.seconds, told, SpanKind.CLIENT, links=links)
 
     def close(self) -> None:
-        """Send what is left, for a few seconds."""
+        """Send what is left, for a few seconds.
+
+        In a thread that is left behind: the library (1.45) takes a limit and waits for every batch all the same, 20 s
+        for 2000 spans where the collector hangs.
+        """
+        ending = threading.Thread(target=self._finish, name="traces", daemon=True)
+        ending.start()
+        ending.join(FLUSH_MS / 1000)
+
+    def _finish(self) -> None:
         self._processor.force_flush(FLUSH_MS)
         self._processor.shutdown()
 

@@ -1,10 +1,12 @@
 """Stages are timed where somebody listens, and become spans of one trace from the publisher to the webhook."""
 
 import threading
+import time
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from orchestrator import tracing as tracing_module
 from orchestrator.clients.gate import Batch
 from orchestrator.job import Event, Failed, HandedBack, Retried, Staged, Started, Stepped, Succeeded
 from orchestrator.stages import Stage, listening, stage
@@ -134,3 +136,19 @@ def test_a_prompt_is_in_no_span(kept: Kept) -> None:
     failed = Failed(generation_id=7, error_message="prompt text", error_code="INVALID_INPUT", retry_count=0)
     spans(kept, STARTED, failed)
     assert all("prompt text" not in span.to_json() for span in kept.spans)
+
+
+def test_a_collector_that_hangs_delays_the_end_of_the_process_by_no_more_than_was_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+
+    class Hanging(Kept):
+        def force_flush(self, timeout_millis: int = 30000) -> bool:
+            return released.wait(10)  # as the library does, whatever it is asked for
+
+    monkeypatch.setattr(tracing_module, "FLUSH_MS", 50)
+    begun_s = time.monotonic()
+    Tracing(Hanging()).close()
+    assert time.monotonic() - begun_s < 5
+    released.set()
