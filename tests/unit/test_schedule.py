@@ -55,6 +55,15 @@ def test_five_steps_visit_the_timesteps_that_diffusers_visits(sampler, spacing, 
     assert SCHEDULE.levels(sampler, 5, spacing).timesteps == timesteps
 
 
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+def test_trailing_steps_of_any_count_are_that_many_and_none_lies_below_timestep_0(sampler):
+    for steps in (60, 61, 62, 103, 121, 122):
+        timesteps = SCHEDULE.levels(sampler, steps, "trailing").timesteps
+
+        assert len(timesteps) == steps + (sampler == "pndm")
+        assert timesteps[0] == 999 and min(timesteps) > 0
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_has_levels_and_takes_its_own_spacing_where_none_is_wished(sampler):
     levels = SCHEDULE.levels(sampler, 20)
