@@ -85,7 +85,9 @@ def _moved(x: Latents, D: Latents, r: float) -> Latents:
 
 def _uni_order(levels: Levels, i: int) -> int:
     last = levels.lower_order_final and i == len(levels.timesteps) - 1
-    return 1 if last or i == levels.first else 2
+    # Respaced sigmas that end on sigma_min are left by a step of no length, over which nothing is extrapolated.
+    stays = levels.sigmas[i] == levels.sigmas[i + 1]
+    return 1 if last or stays or i == levels.first else 2
 
 
 def _uni_ratio(levels: Levels, i: int) -> float:

@@ -167,7 +167,10 @@ class NoiseSchedule:
             timesteps = timesteps_of_sigmas(sigmas, np.log(trained))
             # Diffusers rounds for karras and casts to int for exponential: 998.99 is timestep 998 there.
             timesteps = timesteps.round() if request.respacing == "karras" else np.trunc(timesteps)
-        levels = _float32((*sigmas, float(trained[0]) if self.trained.ends_at_sigma_min else 0.0))
+        # Diffusers' UniPC ends on the last of its respaced sigmas, which of one step is the first.
+        own = request.sampler == "unipc" and request.respacing is not None
+        lowest = float(sigmas[-1]) if own else float(trained[0])
+        levels = _float32((*sigmas, lowest if self.trained.ends_at_sigma_min else 0.0))
         return Levels(
             sigmas=levels,
             timesteps=_float32(timesteps),

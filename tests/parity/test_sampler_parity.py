@@ -240,6 +240,16 @@ def test_entries_of_a_checkpoints_config_mean_what_they_mean_to_the_namesake(sam
     assert_equal_loops(sampler, {**STABLE_DIFFUSION, **entry}, steps)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20])
+@pytest.mark.parametrize("lower_order_final", [True, False])
+@pytest.mark.parametrize("respacing", ["karras", "exponential"])
+@pytest.mark.parametrize("sampler", RESPACED)
+def test_respaced_sigmas_that_end_on_the_smallest_equal_the_namesakes(sampler, respacing, lower_order_final, steps):
+    entries = {"final_sigmas_type": "sigma_min", "lower_order_final": lower_order_final}
+
+    assert_equal_loops(sampler, {**STABLE_DIFFUSION, **entries, f"use_{respacing}_sigmas": True}, steps)
+
+
 @cache
 def trained_sigmas(sampler):
     scheduler = namesake(sampler, STABLE_DIFFUSION)
