@@ -158,11 +158,10 @@ class Runner:
 
 
 def _stored(job: Job, plan: Plan) -> Progress:
-    steps = plan.num_inference_steps
     return Progress(
         generation_id=job.generation_id,
-        current_step=steps,
-        total_steps=steps,
+        current_step=plan.total_steps,
+        total_steps=plan.total_steps,
         progress_percent=100,
         estimated_seconds=0.0,
     )
