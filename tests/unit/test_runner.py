@@ -28,7 +28,7 @@ from orchestrator.errors import (
     StorageError,
 )
 from orchestrator.imaging.signing_key import development_key
-from orchestrator.job import ControlRef, Event, Job, PictureRefs, Progress, SignatureRef, StyleRef
+from orchestrator.job import ControlRef, Event, Job, PictureRefs, Progress, SignatureRef, Stepped, StyleRef
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.mock import MockPainter
 from orchestrator.pipeline import PipelineStep, Turns
@@ -115,6 +115,14 @@ def test_milestones_come_in_order_with_an_estimate(bench: Bench) -> None:
     assert all(event.estimated_seconds is not None and event.estimated_seconds >= 0 for event in heard)
     assert heard[0].current_step == 0
     assert heard[-1].current_step == heard[-1].total_steps == 12
+
+
+@pytest.mark.parametrize("fields", [{"aspect_ratio": "2:2", "num_inference_steps": 4}, {"sampler": "pndm"}])
+def test_every_milestone_counts_the_steps_that_are_taken(bench: Bench, fields: dict[str, object]) -> None:
+    bench.run(attempt(**fields))
+    heard = [event for event in bench.events if isinstance(event, Progress)]
+    taken = sum(isinstance(event, Stepped) for event in bench.events)
+    assert {event.total_steps for event in heard} == {taken} != {attempt(**fields).job.num_inference_steps}
 
 
 def test_a_picture_that_came_second_is_not_reported_as_stored(bench: Bench) -> None:
