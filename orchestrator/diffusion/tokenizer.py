@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -62,26 +63,23 @@ class Tokenizer:
     def _merge(self, word: str) -> list[str]:
         """``word``, already in byte symbols, joined pair by pair in the order of the merges."""
         pieces = [*word[:-1], word[-1] + WORD_END]
-        while len(pieces) > 1:
-            first = min(pairwise(pieces), key=self._rank)
-            if first not in self.merges:
-                break
-            pieces = _joined(pieces, first)
-        return pieces
-
-    def _rank(self, pair: tuple[str, str]) -> int:
-        return self.merges.get(pair, len(self.merges))
-
-
-def _joined(pieces: list[str], pair: tuple[str, str]) -> list[str]:
-    """Every occurrence of ``pair`` joined, from the left (one a time, a long word would cost its length squared)."""
-    joined: list[str] = []
-    at = 0
-    while at < len(pieces):
-        width = 2 if (pieces[at], *pieces[at + 1 : at + 2]) == pair else 1
-        joined.append("".join(pieces[at : at + width]))
-        at += width
-    return joined
+        before, after = list(range(-1, len(pieces) - 1)), list(range(1, len(pieces) + 1))
+        # A heap of (rank, place), where searching anew for each merge would cost a long word its length squared.
+        waiting = [(self.merges[pair], at) for at, pair in enumerate(pairwise(pieces)) if pair in self.merges]
+        heapify(waiting)
+        while waiting:
+            rank, at = heappop(waiting)
+            joined = after[at]
+            if joined == len(pieces) or self.merges.get((pieces[at], pieces[joined])) != rank:
+                continue  # one of the two was joined to another since
+            pieces[at], pieces[joined] = pieces[at] + pieces[joined], ""
+            after[at] = after[joined]
+            if after[at] < len(pieces):
+                before[after[at]] = at
+            for left, right in ((before[at], at), (at, after[at])):
+                if left >= 0 and right < len(pieces) and (pieces[left], pieces[right]) in self.merges:
+                    heappush(waiting, (self.merges[pieces[left], pieces[right]], left))
+        return [piece for piece in pieces if piece]
 
 
 def clean(text: str) -> str:

@@ -1,13 +1,16 @@
 """CLIP's byte-pair tokenizer on a vocabulary small enough to read."""
 
 import json
+import random
 import time
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from small_checkpoint import small_tokenizer, write_repository
 
-from orchestrator.diffusion.tokenizer import BOS_TOKEN, EOS_TOKEN, clean, read_tokenizer, words
+from orchestrator.diffusion.tokenizer import BOS_TOKEN, EOS_TOKEN, Tokenizer, clean, read_tokenizer, words
 from orchestrator.errors import ConfigError
 
 
@@ -111,3 +114,11 @@ def test_a_broken_tokenizer_names_its_folder_and_fault(tmp_path: Path, name: str
     with pytest.raises(ConfigError, match=told) as raised:
         read_tokenizer(folder)
     assert str(folder) in str(raised.value)
+
+
+def test_a_word_as_long_as_a_prompt_may_be_costs_no_more_than_its_letters():
+    pairs = {(a, b): rank for rank, (a, b) in enumerate(product(ascii_lowercase, repeat=2))}
+    joined = Tokenizer({a + b: rank for (a, b), rank in pairs.items()} | {EOS_TOKEN: 1000}, pairs)
+    began_s = time.process_time()
+    assert len(joined.encode("".join(random.Random(0).choices(ascii_lowercase, k=20_000)))) >= 10_000
+    assert time.process_time() - began_s < 1.0, "searched anew for each of 676 merges it takes several seconds"
