@@ -53,12 +53,13 @@ class Chunk:
 def parse(prompt: str) -> list[list[Fragment]]:
     """The sections of ``prompt`` between its BREAKs; neighbours of equal weight are one fragment."""
     texts: list[str | None] = []
-    weights: list[float] = []
+    # An array, because every bracket multiplies all that it holds and a prompt may be ten thousand brackets deep.
+    weights = np.ones(len(prompt))
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def close(bracket: str, factor: float) -> None:
-        for index in range(opened[bracket].pop(), len(weights)):
-            weights[index] *= factor
+        with np.errstate(all="ignore"):  # weights without bounds are for the plan to refuse
+            weights[opened[bracket].pop() : len(texts)] *= factor
 
     for lexeme in _LEXEME.finditer(prompt):
         text = lexeme[0]
@@ -72,11 +73,10 @@ def parse(prompt: str) -> list[list[Fragment]]:
         else:
             escaped = lexeme["escaped"]
             texts.append(None if lexeme["break"] else text if escaped is None else escaped)
-            weights.append(1.0)
     for bracket, factor in _CLOSES.values():
         while opened[bracket]:
             close(bracket, factor)
-    return _sections(texts, weights)
+    return _sections(texts, weights[: len(texts)].tolist())
 
 
 def _sections(texts: Sequence[str | None], weights: Sequence[float]) -> list[list[Fragment]]:

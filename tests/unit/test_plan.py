@@ -111,6 +111,7 @@ def test_a_size_that_repeats_the_aspect_ratio_is_accepted():
         ({"prompt": "a" * 20_001}, "prompt is 20001 characters; up to 20000 are served"),
         ({"prompt": "\ud800"}, "prompt holds half of a surrogate pair; whole Unicode characters are served"),
         ({"prompt": "(red:10.5)"}, "prompt weighs a word by 10.5; weights up to 10 are served"),
+        ({"prompt": f"((red:0):{'9' * 400})"}, "prompt weighs a word by nan; weights up to 10 are served"),
         ({"prompt": "(red:-11)"}, "prompt weighs a word by -11; weights up to 10 are served"),
         ({"two_pass": True}, "two_pass is asked for at 512x512 px; it is served above 512x512 px"),
     ],

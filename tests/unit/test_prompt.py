@@ -1,5 +1,7 @@
 """Weights, BREAK and chunks of a prompt."""
 
+from time import process_time
+
 import numpy as np
 import pytest
 from small_checkpoint import small_tokenizer
@@ -134,3 +136,10 @@ def test_the_shorter_prompt_is_filled_up_with_blank_chunks():
     tokenizer = small_tokenizer()
     (red,), (blank,) = chunk_prompt("red", tokenizer, 77), chunk_prompt("", tokenizer, 77)
     assert pad_to((red,), 3, blank) == (red, blank, blank)
+
+
+def test_a_prompt_of_brackets_alone_costs_no_more_than_its_letters():
+    began_s = process_time()
+    (sections,) = parse("([a" * 6_600)
+    assert sections[0].weight == pytest.approx(1.0)
+    assert process_time() - began_s < 0.5, "letter by letter the weights take a second and more"
