@@ -108,7 +108,9 @@ class NoiseSchedule:
             raise InvalidInput(f"num_inference_steps is {steps}; {sampler} serves 1 to {most}")
         kept = int(steps * strength) if 0.0 <= strength <= 1.0 else 0
         if kept < 1:
-            raise InvalidInput(f"strength is {strength}; {1 / steps:.3g} to 1.0 are served with {steps} steps")
+            # Rounded up: with 3 steps 0.333 leaves none.
+            least = math.ceil(1000 / steps) / 1000
+            raise InvalidInput(f"strength is {strength}; {least:g} to 1.0 are served with {steps} steps")
         if spacing is not None and spacing not in SPACINGS:
             raise InvalidInput(f"spacing is {spacing}; {', '.join(SPACINGS)} are served")
         if sigmas is not None and sigmas not in RESPACINGS:

@@ -26,6 +26,9 @@ _SERVED_ONLY: Mapping[str, object] = {
     "use_flow_sigmas": False,
     "sigma_min": None,
     "sigma_max": None,
+    "lambda_min_clipped": -math.inf,
+    # Only flow matching has a shift; its configs name no betas, and other ones would be taken in their place.
+    "shift": None,
 }
 """Entries that change the numbers, and the one value of each that is served."""
 
@@ -62,6 +65,8 @@ class TrainedNoise:
         alphas_cumprod = _alphas_cumprod(config)
         alpha_to_one = config.get("set_alpha_to_one")
         karras, exponential = config.get("use_karras_sigmas"), config.get("use_exponential_sigmas")
+        if karras and exponential:
+            raise ConfigError("use_karras_sigmas and use_exponential_sigmas are both set; one of them is served")
         final_sigma = _choice(config, "final_sigmas_type", ("zero", "sigma_min"))
         return cls(
             alphas_cumprod=alphas_cumprod,

@@ -189,6 +189,14 @@ def test_strength_that_leaves_no_step_or_more_than_all_is_refused(strength):
         SCHEDULE.levels("euler", 20, strength=strength)
 
 
+def test_the_least_strength_that_a_refusal_names_is_served():
+    for steps in range(1, 151):
+        with pytest.raises(InvalidInput) as refused:
+            SCHEDULE.levels("euler", steps, strength=0.0)
+        least = float(str(refused.value).split("; ")[1].split()[0])
+        assert SCHEDULE.levels("euler", steps, strength=least).turns == 1 + (least * steps >= 2)
+
+
 @pytest.mark.parametrize(("steps", "strength"), [(3, 1.0), (10, 0.5)])
 def test_runge_kutta_steps_are_served_for_whole_loops_of_four_steps_and_more(steps, strength):
     schedule = configured(skip_prk_steps=False)
@@ -203,6 +211,10 @@ def test_steps_that_begin_beyond_the_trained_timesteps_are_refused():
         configured(steps_offset=200).levels("euler", 10, "leading")
 
 
+def test_a_lambda_that_is_not_clipped_is_served():
+    assert configured(lambda_min_clipped=-math.inf).levels("unipc", 5) == SCHEDULE.levels("unipc", 5)
+
+
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
@@ -213,6 +225,9 @@ def test_steps_that_begin_beyond_the_trained_timesteps_are_refused():
             {"beta_schedule": "squaredcos_cap_v2"},
             "beta_schedule is squaredcos_cap_v2 .*; linear, scaled_linear are served",
         ),
+        ({"lambda_min_clipped": -5.1}, "lambda_min_clipped is -5.1 in the scheduler config; -inf is served"),
+        ({"shift": 3.0}, "shift is 3.0 in the scheduler config; None is served"),
+        ({"use_karras_sigmas": True, "use_exponential_sigmas": True}, "are both set; one of them is served"),
         ({"prediction_type": "sample"}, "prediction_type is sample .*; epsilon, v_prediction are served"),
         ({"timestep_spacing": "even"}, "timestep_spacing is even"),
         ({"beta_start": "0.1"}, "beta_start is '0.1' .*; a number is served"),
