@@ -1,8 +1,8 @@
 """A plan turned into a picture: prompts encoded, latents denoised step by step, the last of them decoded."""
 
+import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from orchestrator.pictures import SourcePicture
 from orchestrator.plan import Pass, Plan
 from orchestrator.stages import stage
 
-STEP_FORMAT = 1
+STEP_FORMAT = 2
+_DIGEST_BYTES = hashlib.sha256().digest_size
 # Every pass draws from its own noise: one seed for all would lay the base's start noise over the second pass.
 SEED_STRIDE = 0x9E3779B9
 
@@ -254,26 +255,28 @@ def _seed(plan: Plan, pass_index: int) -> int:
 
 
 def step_to_bytes(step: PipelineStep, plan: Plan) -> bytes:
-    """``step`` as a file to resume from: a numpy archive without pickles."""
+    """``step`` as a file to resume from: a digest, and the numpy archive without pickles that it is of."""
     about = {"format": STEP_FORMAT, "plan": plan.digest, "pass_index": step.pass_index, "index": step.index}
     about |= {"total": step.total, "step_index": step.step.index}
     arrays = {"latents": step.step.latents, "denoised": step.step.denoised}
     arrays |= {f"memory_{i}": kept for i, kept in enumerate(step.step.memory)}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-    return buffer.getvalue()
+    archive = buffer.getvalue()
+    return hashlib.sha256(archive).digest() + archive
 
 
 def step_from_bytes(data: bytes, plan: Plan) -> PipelineStep | None:
     """The step in ``data``; None where it is broken, of another version or of another plan: such a job starts anew."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = dict(archive)
-        about = json.loads(str(arrays["about"]))
-        if (about["format"], about["plan"]) != (STEP_FORMAT, plan.digest):
-            return None
-        memory = tuple(arrays[f"memory_{i}"] for i in range(len(arrays) - 3))
-        step = Step(about["step_index"], arrays["latents"], arrays["denoised"], memory)
-        return PipelineStep(about["pass_index"], about["index"], about["total"], step)
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+    digest, archived = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    # Not by what reading raises: of damaged files numpy and zipfile raise a dozen kinds of errors.
+    if hashlib.sha256(archived).digest() != digest:
         return None
+    with np.load(io.BytesIO(archived), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    about = json.loads(str(arrays["about"]))
+    if (about["format"], about["plan"]) != (STEP_FORMAT, plan.digest):
+        return None
+    memory = tuple(arrays[f"memory_{i}"] for i in range(len(arrays) - 3))
+    step = Step(about["step_index"], arrays["latents"], arrays["denoised"], memory)
+    return PipelineStep(about["pass_index"], about["index"], about["total"], step)
