@@ -25,8 +25,7 @@ def spaced_timesteps(
     """
     points = steps + drop_last
     if spacing == "trailing":
-        # Of 61 steps and some other counts the stride's rounding leaves room for one more, at timestep -1.
-        return (np.arange(train_steps, 0, -train_steps / steps).round() - 1.0).astype(np.float64)[:steps]
+        return (np.arange(train_steps, 0, -train_steps / steps).round() - 1.0).astype(np.float64)
     if spacing == "linspace":
         return np.linspace(0, train_steps - 1, points)[::-1][:steps].astype(np.float64)
     rising = np.arange(points) * (train_steps // points) + steps_offset

@@ -55,8 +55,8 @@ def test_five_steps_visit_the_timesteps_that_diffusers_visits(sampler, spacing, 
     assert SCHEDULE.levels(sampler, 5, spacing).timesteps == timesteps
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
-def test_trailing_steps_of_any_count_are_that_many_and_none_lies_below_timestep_0(sampler):
+@pytest.mark.parametrize("sampler", ["ddim", "pndm"])
+def test_samplers_that_look_levels_up_are_asked_for_no_timestep_below_0(sampler):
     for steps in (60, 61, 62, 103, 121, 122):
         timesteps = SCHEDULE.levels(sampler, steps, "trailing").timesteps
 
