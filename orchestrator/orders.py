@@ -27,7 +27,7 @@ FORMATS: Mapping[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": 
 DESCRIPTION = """
 Makes pictures through Triton and writes them as signed files.
 
-  python -m orchestrator generate "a red boat at dusk" --seed 1 --out boat.png
+  python -m orchestrator generate "a red boat at dusk" --seed 12 --out boat.png
   python -m orchestrator generate "a house, two trees" --count 4 --aspect 2:1 --preview rough.png
   python -m orchestrator generate --message demo/message.json --out boat.png
 

@@ -3,9 +3,8 @@
 Each picture is scored against the claims of its prompt (which time, weather and ground, which things in which colour),
 and against another prompt's. A contact sheet for the eye is written beside the test's other files.
 
-The aim is 80 % of the claims and at most 40 % of another prompt's. Weights of fifty training minutes ago reached 73.6 and
-27.1 %; on forty of the prompts those of now keep 1.5 points more than they did (docs/decisions.md says what is missing).
-The test holds 70 % and prints the figure.
+The bar is 80 % of the claims and at most 40 % of another prompt's; 85.2 and 25.9 % were reached (demo/README.md). The test
+prints the figures.
 """
 
 import json
@@ -26,8 +25,7 @@ pytestmark = pytest.mark.slow
 HELD_OUT = json.loads((Path(__file__).parents[2] / "demo" / "prompts_heldout.json").read_text())
 CLAIMS = [claims_from_json(entry["claims"]) for entry in HELD_OUT]
 STEPS = 20
-AIM = 0.80
-REACHED = 0.70  # what the weights before these reached, less what another CPU's bfloat16 may cost
+LEAST_KEPT, MOST_OF_ANOTHERS = 0.80, 0.40
 
 
 def job(prompt: str, seed: int, negative: str = "", guidance: float = 7.5) -> Job:
@@ -69,10 +67,10 @@ def test_a_hundred_held_out_prompts_are_followed_and_shuffled_ones_are_not(
     contact_sheet(held_out, tmp_path / "held_out.png")
     kept, shuffled = kept_on(held_out, CLAIMS), kept_on(held_out, CLAIMS[37:] + CLAIMS[:37])
     with capsys.disabled():
-        print(f"\n100 held-out prompts: {kept:.1%} of claims kept (aim {AIM:.0%}), {shuffled:.1%} of another's")
+        print(f"\n100 held-out prompts: {kept:.1%} of claims kept (at least {LEAST_KEPT:.0%}), {shuffled:.1%} of another's")
     assert len(held_out) == 100
-    assert kept >= REACHED
-    assert shuffled <= 0.40
+    assert kept >= LEAST_KEPT
+    assert shuffled <= MOST_OF_ANOTHERS
 
 
 def test_the_same_seed_with_another_prompt_is_another_scene(
