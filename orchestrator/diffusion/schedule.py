@@ -136,8 +136,8 @@ class NoiseSchedule:
         if timesteps[0] > train_steps - 1:
             first = f"{request.steps} {request.spacing} steps begin at timestep {timesteps[0]:.0f}"
             raise InvalidInput(f"{first}; 0 to {train_steps - 1} are served")
-        # Of 61 trailing steps and some other counts the stride's rounding leaves room for one more, at timestep -1, as in
-        # diffusers. Where levels are looked up by timestep that one is the noisiest, and the picture would be spoiled.
+        # Of 61 trailing steps and some other counts the stride's rounding leaves room for one more, at timestep -1, as
+        # in diffusers. Where levels are looked up by timestep it is the noisiest, and the picture would be spoiled.
         return timesteps[timesteps >= 0] if _METHODS[request.sampler].family in ("ddim", "pndm") else timesteps
 
     def _sigma_levels(self, request: _Request) -> Levels:
