@@ -1,5 +1,6 @@
 """How long the HTTP server waits for a request: not for ever, and as long as it takes to answer one."""
 
+import http.client
 import socket
 import time
 from collections.abc import Iterator
@@ -62,7 +63,13 @@ def test_who_sends_half_a_request_is_hung_up_on(address: tuple[str, int], begun:
 
 
 def test_an_answer_may_take_longer_than_a_head_and_the_connection_serves_on(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, 5) as link:
-        for _ in range(2):
-            link.sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert link.recv(65536).startswith(b"HTTP/1.1 200")
+    kept = http.client.HTTPConnection(*address, timeout=5)
+    kept.connect()
+    link = kept.sock
+    for _ in range(2):
+        kept.request("GET", "/readyz")
+        with kept.getresponse() as answer:
+            assert answer.status == 200
+            answer.read()
+    assert kept.sock is link
+    kept.close()
