@@ -4,28 +4,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from fakes.authority import NOW, issued
+from fakes.authority import issued
+from fakes.made import MADE
 
 from orchestrator.imaging.credentials import verify
 from orchestrator.imaging.inspection import describe, read
 from orchestrator.imaging.picture import encode
-from orchestrator.imaging.provenance import Provenance
-
-MADE = Provenance(
-    generation_id=456,
-    prompt="a boat",
-    negative_prompt="",
-    seed=42,
-    num_inference_steps=50,
-    sampler="dpmpp_2m",
-    guidance_scale=7.5,
-    width_px=96,
-    height_px=64,
-    model_name="remarque-demo",
-    model_sha256="6" * 64,
-    created=NOW,
-    software_version="0.1.0",
-)
 
 
 def test_picture_whose_certificate_ran_out_is_not_said_to_be_changed() -> None:

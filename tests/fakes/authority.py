@@ -1,16 +1,16 @@
 """An authority that issues certificates to sign pictures with, for whatever purpose and however short a time."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from fakes.made import NOW
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.signing_key import load_key
 
-NOW = datetime.now(UTC)
 EMAIL_PROTECTION, SERVER_AUTH = "1.3.6.1.5.5.7.3.4", "1.3.6.1.5.5.7.3.1"
 CLAIM_SIGNING, DOCUMENT_SIGNING = "1.3.6.1.4.1.62558.2.1", "1.3.6.1.5.5.7.3.36"
 

@@ -4,7 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from fakes.authority import CLAIM_SIGNING, DOCUMENT_SIGNING, EMAIL_PROTECTION, NOW, SERVER_AUTH, issued
+from fakes.authority import CLAIM_SIGNING, DOCUMENT_SIGNING, EMAIL_PROTECTION, SERVER_AUTH, issued
+from fakes.made import MADE, NOW
 from PIL import Image
 
 from orchestrator.errors import ConfigError
@@ -12,23 +13,7 @@ from orchestrator.imaging import credentials
 from orchestrator.imaging.credentials import verify
 from orchestrator.imaging.inspection import describe, read
 from orchestrator.imaging.picture import encode, prove
-from orchestrator.imaging.provenance import Provenance
 
-MADE = Provenance(
-    generation_id=456,
-    prompt="a boat",
-    negative_prompt="",
-    seed=42,
-    num_inference_steps=50,
-    sampler="dpmpp_2m",
-    guidance_scale=7.5,
-    width_px=96,
-    height_px=64,
-    model_name="remarque-demo",
-    model_sha256="6" * 64,
-    created=NOW,
-    software_version="0.1.0",
-)
 PIXELS = np.zeros((64, 96, 3), np.uint8)
 
 

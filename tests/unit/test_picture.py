@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from fakes import made
+from fakes.made import NOW
 from PIL import Image
 
 from orchestrator import inspect
@@ -30,26 +32,16 @@ from orchestrator.imaging import signing_key
 from orchestrator.imaging.credentials import SigningKey
 from orchestrator.imaging.inspection import describe, read
 from orchestrator.imaging.picture import encode, prove
-from orchestrator.imaging.provenance import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA, Provenance, StyleRecord
+from orchestrator.imaging.provenance import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA, StyleRecord
 from orchestrator.imaging.signing_key import development_key, load_key
 from orchestrator.job import PictureFormat
 
 FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
-NOW = datetime.now(UTC)
-MADE = Provenance(
-    generation_id=456,
+MADE = replace(
+    made.MADE,
     prompt="항구, a boat\nat dusk",
     negative_prompt="blurry",
-    seed=42,
-    num_inference_steps=50,
-    sampler="dpmpp_2m",
-    guidance_scale=7.5,
-    width_px=96,
-    height_px=64,
-    model_name="remarque-demo",
     model_sha256="6ce0161689" + "0" * 54,
-    created=NOW,
-    software_version="0.1.0",
     styles=(StyleRecord(name="style-123", sha256="0f1e2d3c4b5a" + "0" * 52, weight=0.8),),
     artist_id=12,
     artist_name="김서연",
